@@ -1,0 +1,63 @@
+"""The one module that a plugin imports from."""
+
+from autotransfer.errors import AutotransferError, DataError, PluginError, TrialFailedError, WeightsError
+from autotransfer.hookspecs import hookimpl
+from autotransfer.protocols import (
+    Dataset,
+    FinishContext,
+    FittedModule,
+    FittedState,
+    HeadState,
+    ObjectiveContext,
+    Rows,
+    Step,
+    Strategy,
+)
+from autotransfer.schema import (
+    DataIssue,
+    Phase,
+    Profile,
+    Recipe,
+    SurveyRecord,
+    Training,
+    TrialRecord,
+    Verdict,
+)
+from autotransfer.space import Choice, Integer, LogUniform, Uniform
+from autotransfer.spec import AudioInput, BackboneSpec, ImageInput, TextInput, WeightSource, frozen_stages
+
+__all__ = [
+    "AudioInput",
+    "AutotransferError",
+    "BackboneSpec",
+    "Choice",
+    "DataError",
+    "DataIssue",
+    "Dataset",
+    "FinishContext",
+    "FittedModule",
+    "FittedState",
+    "HeadState",
+    "ImageInput",
+    "Integer",
+    "LogUniform",
+    "ObjectiveContext",
+    "Phase",
+    "PluginError",
+    "Profile",
+    "Recipe",
+    "Rows",
+    "Step",
+    "Strategy",
+    "SurveyRecord",
+    "TextInput",
+    "Training",
+    "TrialFailedError",
+    "TrialRecord",
+    "Uniform",
+    "Verdict",
+    "WeightSource",
+    "WeightsError",
+    "frozen_stages",
+    "hookimpl",
+]

@@ -1,0 +1,315 @@
+"""The words that flow through autotransfer: frozen, JSON both ways, free of torch.
+
+``Dataset -> Profile -> SurveyRecord -> Plan[Candidate] -> Recipe -> TrialRecord``
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from autotransfer.codec import Scalar, digest
+from autotransfer.errors import ConfigError, PluginContractError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether something may be used, and why not."""
+
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of training. At most one of ``freeze``, ``stages`` and ``parameters`` says what is trained."""
+
+    epochs: float
+    """Passes over the training rows."""
+    lr: float = 1e-3
+    """Learning rate of the head."""
+    lr_ratio: float = 1.0
+    """Backbone lr / head lr, in (0, 1]."""
+    layer_decay: float = 1.0
+    """Each stage's lr is this times that of the stage after it."""
+    freeze: int | None = None
+    """The first ``freeze`` stages are frozen; None with no other choice: nothing is frozen."""
+    stages: tuple[int, ...] | None = None
+    """Only these stages are trained (0 is nearest the input)."""
+    parameters: str | None = None
+    """Regular expression: only backbone parameters whose name it finds are trained; ``norms_and_biases`` is known."""
+    stage_lrs: Mapping[str, float] = field(default_factory=dict)
+    """Learning rate by stage number, in place of ``lr * lr_ratio``."""
+    sampler: str = "shuffle"
+    """``shuffle`` or ``balanced`` (classes drawn evenly)."""
+    augment: str = "none"
+    """``none`` or ``light`` (random crop and mirror of an image)."""
+    averaging: float = 0.0
+    """Decay of an exponential moving average of the weights, evaluated in their place; 0: none."""
+
+    def __post_init__(self) -> None:
+        chosen = [n for n in ("freeze", "stages", "parameters") if getattr(self, n) is not None]
+        if len(chosen) > 1:
+            raise PluginContractError(f"a phase says what is trained in one way, got {' and '.join(chosen)}")
+        if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
+            raise PluginContractError(
+                f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}"
+            )
+        if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light"):
+            raise PluginContractError(f"unknown sampler or augment in {self}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the one training loop needs beside the phases; the same for every strategy."""
+
+    optimizer: str = "adamw"
+    """``adamw`` or ``sgd`` (momentum 0.9)."""
+    batch_size: int = 32
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: not clipped."""
+    label_smoothing: float = 0.0
+    dropout: float = 0.0
+    """Before the head's linear map."""
+    warmup: float = 0.1
+    """Share of a phase's steps over which the lr rises from 0; then it falls on a cosine."""
+    patience: int = 0
+    """Evaluations without a better validation score before training stops; 0: never."""
+    norm_statistics: str = "auto"
+    """Batch norms in trained stages use ``batch`` statistics, ``frozen`` ones, or ``auto``: batch ones
+    from 2,000 rows and batches of 32 on."""
+
+    def __post_init__(self) -> None:
+        wrong = [
+            text
+            for ok, text in (
+                (self.optimizer in ("adamw", "sgd"), f"optimizer is adamw or sgd, got {self.optimizer!r}"),
+                (self.batch_size >= 1, f"batch_size is 1 or more, got {self.batch_size}"),
+                (self.weight_decay >= 0 and self.clip >= 0, "weight_decay and clip are 0 or more"),
+                (
+                    0 <= self.label_smoothing < 1 and 0 <= self.dropout < 1,
+                    "label_smoothing and dropout lie in [0, 1)",
+                ),
+                (0 <= self.warmup < 1, f"warmup lies in [0, 1), got {self.warmup}"),
+                (
+                    self.norm_statistics in ("auto", "batch", "frozen"),
+                    "norm_statistics is auto, batch or frozen",
+                ),
+            )
+            if not ok
+        ]
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Backbone, strategy and every value: enough to train the same model again."""
+
+    backbone: str
+    strategy: str
+    values: Mapping[str, Scalar] = field(default_factory=dict)
+    """What the strategy's space gave: freeze_fraction, lr, lr_ratio, epochs ..."""
+    freeze: int | None = None
+    """freeze_fraction resolved on this backbone's stages; None where the strategy has none."""
+    stages: tuple[str, ...] = ()
+    """The backbone's stages, as declared or traced."""
+    training: Training = Training()
+    seed: int = 0
+    threads: int = 1
+    """CPU threads of the arithmetic; another number can change the last digits."""
+    dtype: str = "float32"
+
+    @property
+    def key(self) -> str:
+        """A short hash that names this recipe; the trial's random numbers come from it and the seed."""
+        return digest(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A recipe not yet tried."""
+
+    recipe: Recipe
+    reason: str
+    """Why it is worth trying."""
+    macs: float | None = None
+    """Predicted cost of full training, in multiply-accumulates."""
+    seconds: float | None = None
+    """The same in seconds on one worker, where it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A backbone or strategy that is not used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutReport:
+    """One cut of one backbone: what the check said and how good the features there are."""
+
+    after: str
+    """Path of the stage before the cut."""
+    ok: bool
+    """prefix + suffix gives the whole, so activations may be stored here."""
+    reason: str = ""
+    width: int = 0
+    """Pooled features at the cut."""
+    score: float | None = None
+    """Leave-one-out objective of a ridge head on the pooled features; higher is better."""
+    macs: float | None = None
+    """Multiply-accumulates for one row from the input to the cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyRecord:
+    """What the one frozen pass found about a backbone."""
+
+    backbone: str
+    status: str
+    """``done``, ``partial`` (the budget allowed fewer rows), ``failed`` or ``skipped``."""
+    reason: str = ""
+    rows: int = 0
+    """Training rows read."""
+    width: int = 0
+    params: int = 0
+    macs: float = 0.0
+    stages: tuple[str, ...] = ()
+    cuts: tuple[CutReport, ...] = ()
+    """One per stage; the last is the backbone's own output."""
+    score: float | None = None
+    """Best leave-one-out objective over the cuts."""
+    seconds_per_row: float = 0.0
+    notes: tuple[str, ...] = ()
+    features: str = ""
+    """File of the pooled features, relative to the run's work folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """One evaluation during training."""
+
+    epoch: float
+    train_loss: float
+    objective: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A recipe tried. A failed one has a reason and no score."""
+
+    id: str
+    recipe: Recipe
+    status: str
+    """``done``, ``promoted`` (a later record goes on), ``stopped`` (budget) or ``failed``."""
+    reason: str = ""
+    rung: int = 0
+    epochs: float = 0.0
+    """Passes over the training rows, all rungs together."""
+    best_epoch: float = 0.0
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """``scores[task][metric]`` on the validation rows."""
+    objective: float | None = None
+    """One number, higher is better."""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    worker: str = ""
+    curve: tuple[CurvePoint, ...] = ()
+    notes: tuple[str, ...] = ()
+    checkpoint: str = ""
+    """Folder of the trained tensors, relative to the run's work folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataIssue:
+    """Something a user should know about the rows."""
+
+    what: str
+    """``unreadable``, ``duplicates``, ``duplicates_across_splits``, ``conflicting_labels``, ``missing_labels``, ..."""
+    count: int
+    text: str
+    """One plain sentence, with what was done about it."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows, all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What was measured of the data, before any network saw it."""
+
+    name: str
+    """How the source calls itself: a path, or ``arrays``."""
+    modality: str
+    task: str
+    metric: str
+    rows: int
+    """Usable rows, all splits together."""
+    train: int
+    validation: int
+    test: int
+    targets: tuple[str, ...] = ("target",)
+    classes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each class."""
+    imbalance: float = 1.0
+    """Rows of the largest class / rows of the smallest."""
+    issues: tuple[DataIssue, ...] = ()
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    """Measurements by name (``image.width_median``), those of plugins as ``<plugin>.<key>``."""
+    fingerprint: str = ""
+    """Hash of all rows and targets in their order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a fit would do."""
+
+    backbones: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    download_bytes: int = 0
+    licences: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a search may go on: seconds of wall clock, or a number of trials, or neither."""
+
+    seconds: float | None = None
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds > 0:
+            raise ConfigError(
+                f"budget is {self.seconds:g} seconds; wanted more than 0, such as 90, '10m' or '2h'"
+            )
+        if self.trials is not None and self.trials < 1:
+            raise ConfigError(f"trials is {self.trials}; wanted 1 or more")
+        if self.seconds is not None and self.trials is not None:
+            raise ConfigError(
+                "both budget and trials were given; give one: budget for time, trials for reproducible runs"
+            )
+
+    @classmethod
+    def parse(cls, budget: str | float | None, trials: int | None = None) -> Budget:
+        """Return a budget from ``90``, ``"90"``, ``"90s"``, ``"10m"``, ``"1h30m"`` or None.
+
+        Raises:
+            ConfigError: the text is none of these, or not positive.
+        """
+        if budget is None or isinstance(budget, (int, float)):
+            return cls(seconds=None if budget is None else float(budget), trials=trials)
+        text = budget.strip().lower()
+        found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+        if not text or not found:
+            raise ConfigError(
+                f"budget is {budget!r}; wanted seconds, or a text such as '90s', '10m', '1h30m'"
+            )
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        return cls(seconds=hours * 3600 + minutes * 60 + seconds, trials=trials)

