@@ -1,0 +1,1 @@
+"""Networks cut into stages, frozen, given a head and trained; knows neither data sources nor Ray."""

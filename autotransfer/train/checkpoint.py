@@ -1,0 +1,121 @@
+"""A training on disk: the trained tensors and the optimizer's, as safetensors and JSON, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from autotransfer.codec import from_json, to_json
+from autotransfer.errors import TrialFailedError
+from autotransfer.schema import CurvePoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autotransfer.train.loop import Trainer
+
+
+def save(trainer: Trainer, folder: Path) -> None:
+    """Write what a trainer needs to go on: only tensors that training may have changed."""
+    tensors = {f"now/{n}": t for n, t in trainer.snapshot().items()}
+    tensors |= {f"best/{n}": t for n, t in trainer.best_state.items()}
+    tensors |= {f"initial/{n}": t for n, t in trainer.initial.items()}
+    tensors |= {f"average/{n}": t for n, t in trainer.average.items()}
+    tensors |= {f"optimizer/{n}": t for n, t in _optimizer_tensors(trainer).items()}
+    if trainer.own_term is not None:
+        tensors |= {f"own_term/{n}": t for n, t in trainer.own_term.state_dict().items()}
+    meta = {
+        "step": trainer.step,
+        "phase": trainer.phase,
+        "curve": to_json(trainer.curve),
+        "best": to_json(trainer.best),
+        "stale": trainer.stale,
+        "stopped": trainer.stopped,
+        "micro": trainer.micro,
+        "pristine": trainer.pristine,
+        "touched": sorted(trainer.touched),
+        "notes": trainer.notes,
+    }
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    temporary.mkdir(parents=True)
+    save_file(
+        {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
+        temporary / "state.safetensors",
+    )
+    (temporary / "state.json").write_text(json.dumps(meta), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+
+
+def load(trainer: Trainer, folder: Path) -> None:
+    """Bring a newly made trainer to the state that :func:`save` wrote.
+
+    Raises:
+        TrialFailedError: the files are missing or damaged.
+    """
+    try:
+        tensors = load_file(folder / "state.safetensors")
+        meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrialFailedError(f"the checkpoint {folder.name} cannot be read: {error}") from error
+    trainer.initial |= _part(tensors, "initial")
+    if trainer.own_term is not None:
+        trainer.own_term.load_state_dict(_part(tensors, "own_term"))
+    if meta["phase"] >= 0:
+        trainer.enter(meta["phase"])
+    trainer.touched |= set(meta["touched"])
+    trainer.load(_part(tensors, "now"))
+    trainer.average = _part(tensors, "average")
+    trainer.best_state = _part(tensors, "best")
+    _restore_optimizer(trainer, _part(tensors, "optimizer"))
+    trainer.step, trainer.stale, trainer.micro = meta["step"], meta["stale"], meta["micro"]
+    trainer.stopped, trainer.pristine, trainer.notes = meta["stopped"], meta["pristine"], list(meta["notes"])
+    trainer.best = tuple(meta["best"]) if meta["best"] else None
+    trainer.curve = [from_json(CurvePoint, point) for point in meta["curve"]]
+
+
+def best_tensors(folder: Path) -> dict[str, Tensor]:
+    """Return the best weights of a checkpoint, by name in the network."""
+    return _part(load_file(folder / "state.safetensors"), "best")
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{part}/"): t for n, t in tensors.items() if n.startswith(f"{part}/")}
+
+
+def _named(trainer: Trainer) -> dict[str, Any]:
+    if trainer.optimizer is None:
+        return {}
+    return {
+        n: p for g in trainer.optimizer.param_groups for n, p in zip(g["names"], g["params"], strict=True)
+    }
+
+
+def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    assert trainer.optimizer is not None or trainer.phase < 0
+    state = trainer.optimizer.state if trainer.optimizer is not None else {}
+    return {
+        f"{key}/{name}": value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
+        for name, parameter in _named(trainer).items()
+        for key, value in state.get(parameter, {}).items()
+        if value is not None
+    }
+
+
+def _restore_optimizer(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+    named = _named(trainer)
+    for full, tensor in tensors.items():
+        key, _, name = full.partition("/")
+        assert trainer.optimizer is not None
+        parameter = named[name]
+        value = tensor.clone() if key == "step" else tensor.clone().to(parameter.device)
+        trainer.optimizer.state[parameter][key] = value

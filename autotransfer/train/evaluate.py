@@ -1,0 +1,89 @@
+"""Outputs of a network on rows, in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from autotransfer.errors import PluginContractError
+from autotransfer.train.heads import pool_output
+from autotransfer.train.network import TransferNetwork, call, to_device
+from autotransfer.train.stages import Stages, pooled_stages, stage_outputs
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Rows
+
+EVALUATION_BATCH = 32
+
+
+def nothing() -> None:
+    """The tick of callers without a watchdog."""
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's first tensor, the CPU where it has none."""
+    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+@contextmanager
+def arithmetic(threads: int, dtype: str, device: torch.device) -> Iterator[None]:
+    """Run with this number of CPU threads and this dtype, and the same random state afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+    try:
+        with torch.random.fork_rng(), mixed:
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def predict(
+    network: TransferNetwork, rows: Rows, tick: Callable[[], None] = nothing, count: int | None = None
+) -> Tensor:
+    """Return outputs ``float32`` [N, outputs] on the CPU, in the order of the rows."""
+    network.eval()
+    device = device_of(network)
+    parts = []
+    for at in range(0, len(rows), EVALUATION_BATCH):
+        tick()
+        inputs = rows.batch(range(at, min(at + EVALUATION_BATCH, len(rows))))
+        parts.append(network(to_device(inputs, device)).float().cpu())
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
+@torch.no_grad()
+def features(
+    backbone: nn.Module,
+    stages: Stages,
+    rows: Rows,
+    output: str,
+    start: int,
+    stop: int,
+    tick: Callable[[], None] = nothing,
+) -> Iterator[list[Tensor]]:
+    """Yield pooled features after each stage, batch by batch: a list of ``float32`` [B, width] on the CPU.
+
+    Raises:
+        PluginContractError: the backbone gives values that are not finite, or a width that changes.
+    """
+    backbone.eval()
+    device = device_of(backbone)
+    with stage_outputs(backbone, stages.paths[:-1]) as seen:
+        for at in range(start, stop, EVALUATION_BATCH):
+            tick()
+            inputs = rows.batch(range(at, min(at + EVALUATION_BATCH, stop)))
+            final = pool_output(call(backbone, to_device(inputs, device)), output)
+            if not final.isfinite().all():
+                raise PluginContractError("the backbone gives values that are not finite (NaN or infinity)")
+            if final.shape[1] != stages.width:
+                raise PluginContractError(
+                    f"the backbone gives {final.shape[1]} features, before it was {stages.width}"
+                )
+            pools = pooled_stages(seen, stages, final) if stages.paths else [final]
+            yield [p.float().cpu() for p in pools]

@@ -1,0 +1,125 @@
+"""Gradients of one training step: the task's loss, a strategy's own term, pieces where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autotransfer.errors import TrialFailedError
+from autotransfer.protocols import Step, overrides
+from autotransfer.train.evaluate import device_of
+from autotransfer.train.heads import pool_output
+from autotransfer.train.network import call, to_device
+from autotransfer.train.sampling import stream
+from autotransfer.train.stages import pooled_stages, stage_outputs
+
+if TYPE_CHECKING:
+    from autotransfer.train.loop import Trainer
+
+
+def fill(trainer: Trainer, rows: np.ndarray) -> float:
+    """Fill the gradients for these rows, in smaller pieces where memory does not hold them at once."""
+    assert trainer.optimizer is not None
+    while True:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        try:
+            return _pieces(trainer, rows)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) or trainer.micro <= 1:
+                raise
+        trainer.micro = max(1, min(trainer.micro, len(rows)) // 2)
+        trainer.notes.append(f"out of memory: batches are now summed from pieces of {trainer.micro}")
+
+
+def _pieces(trainer: Trainer, rows: np.ndarray) -> float:
+    total, summed = 0.0, None
+    trained = [p for g in trainer.optimizer.param_groups for p in g["params"]]  # type: ignore[union-attr]
+    for piece in np.array_split(rows, -(-len(rows) // trainer.micro)):
+        terms, share = _terms(trainer, piece), len(piece) / len(rows)
+        value = float(sum(t.detach() for t in terms))
+        if not np.isfinite(value):
+            phase = trainer.job.phases[trainer.phase]
+            where = f"epoch {trainer.epochs:.2f} (lr {phase.lr:g}, lr_ratio {phase.lr_ratio:g})"
+            raise TrialFailedError(f"the loss became {value} in {where}")
+        total += value * share
+        if not overrides(trainer.job.strategy, "combine") or len(terms) == 1:
+            torch.autograd.backward(torch.stack(terms).sum() * share)
+            continue
+        parts = [_gradient(trainer, t * share, trained, last=t is terms[-1]) for t in terms]
+        summed = parts if summed is None else [_added(a, b) for a, b in zip(summed, parts, strict=True)]
+    if summed is not None:
+        merged = trainer.job.strategy.combine(summed)
+        merged = [torch.stack(g).sum(0) for g in zip(*summed, strict=True)] if merged is None else merged
+        for parameter, gradient in zip(trained, merged, strict=True):
+            parameter.grad = gradient
+    return total
+
+
+def _gradient(trainer: Trainer, term: Tensor, trained: list[Tensor], *, last: bool) -> list[Tensor]:
+    found = torch.autograd.grad(term, trained, retain_graph=not last, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
+
+
+def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
+    """Return the task's loss, and the strategy's own term where it has one."""
+    job, phase = trainer.job, trainer.job.phases[trainer.phase]
+    network, device = job.network, device_of(job.network)
+    targets = job.train.targets[torch.from_numpy(piece)].to(device)
+    if trainer.pristine and trainer.own_term is None and phase.augment == "none":
+        pooled = trainer.pooled()[0][torch.from_numpy(piece)].to(device)
+        outputs = network.head.classify(pooled)
+        return [job.task.loss(outputs, targets, job.training.label_smoothing)]
+    rng = np.random.default_rng(
+        stream(job.recipe.seed, job.recipe.key, "augment", trainer.step, int(piece[0]))
+    )
+    inputs = to_device(job.train.batch([int(i) for i in piece], phase.augment, rng), device)
+    paths = job.stages.paths[:-1] if trainer.own_term is not None else ()
+    with stage_outputs(network.backbone, paths) as seen:
+        raw = call(network.backbone, inputs)
+        outputs = network.head(raw)
+    terms = [job.task.loss(outputs, targets, job.training.label_smoothing)]
+    if trainer.own_term is not None:
+        pools = _stage_features(trainer, seen, raw)
+        step = Step(
+            inputs=inputs,
+            outputs=outputs,
+            targets=targets,
+            backbone=network.backbone,
+            stage_features=pools,
+            unlabeled_features=_unlabeled(trainer, len(piece)),
+        )
+        terms.append(trainer.own_term(step))
+    return terms
+
+
+def _stage_features(trainer: Trainer, seen: dict[str, Any], raw: Any) -> tuple[Tensor, ...]:
+    final = pool_output(raw, trainer.job.network.head.output)
+    return tuple(pooled_stages(seen, trainer.job.stages, final)) if trainer.job.stages.paths else (final,)
+
+
+def _unlabeled(trainer: Trainer, count: int) -> tuple[Tensor, ...]:
+    rows = trainer.job.unlabeled
+    if rows is None:
+        return ()
+    rng = np.random.default_rng(
+        stream(trainer.job.recipe.seed, trainer.job.recipe.key, "unlabeled", trainer.step)
+    )
+    drawn = rng.choice(len(rows), size=count, replace=len(rows) < count)
+    backbone = trainer.job.network.backbone
+    with stage_outputs(backbone, trainer.job.stages.paths[:-1]) as seen:
+        raw = call(backbone, to_device(rows.batch([int(i) for i in drawn]), device_of(backbone)))
+    return _stage_features(trainer, seen, raw)
+
+
+def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "out of memory" in text or "can't allocate" in text

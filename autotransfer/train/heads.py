@@ -1,0 +1,110 @@
+"""Heads: pooling by the kind of a backbone's output, standardising, one linear map."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from autotransfer.errors import PluginContractError
+from autotransfer.protocols import HeadState
+
+_RANK = {"vector": 2, "tokens": 3, "map": 4}
+
+
+class LinearHead(nn.Module):
+    """Pool, standardise with fixed statistics, drop out, map linearly.
+
+    The statistics are those of the pretrained features on training rows, so that one learning rate suits
+    backbones whose features differ in scale by orders of magnitude.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, output: str, width: int, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.output = output
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return ``float32`` [N, outputs] from what the backbone gave."""
+        return self.classify(pool_output(features, self.output))
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Return ``float32`` [N, outputs] from pooled features [N, width]."""
+        return cast(Tensor, self.linear(self.dropout((pooled - self.mean) * self.scale)))
+
+    @torch.no_grad()
+    def standardise(self, pooled: Tensor) -> None:
+        """Take the mean and scale of pooled training features [N, width]; constant ones are left unscaled."""
+        spread = pooled.double().std(0, correction=0)
+        floor = 1e-6 * pooled.double().abs().amax(0).clamp_min(1.0)
+        self.mean.copy_(pooled.double().mean(0))
+        self.scale.copy_(torch.where(spread > floor, 1.0 / spread.clamp_min(1e-12), torch.ones_like(spread)))
+
+    @torch.no_grad()
+    def take(self, state: HeadState) -> None:
+        """Take on a head given in closed form on raw pooled features.
+
+        Raises:
+            PluginContractError: its shapes are not those of this head.
+        """
+        want = tuple(self.linear.weight.shape)
+        got = (tuple(state.weight.shape), tuple(state.bias.shape))
+        if got != (want, want[:1]):
+            raise PluginContractError(
+                f"a closed-form head has weight and bias {got}; wanted {(want, want[:1])}"
+            )
+        if not (state.weight.isfinite().all() and state.bias.isfinite().all()):
+            raise PluginContractError("a closed-form head holds values that are not finite")
+        self.mean.zero_()
+        self.scale.fill_(1.0)
+        self.linear.weight.copy_(state.weight)
+        self.linear.bias.copy_(state.bias)
+
+
+def pool_output(features: Any, output: str) -> Tensor:
+    """Return [N, width] from a backbone's output: a vector as it is, tokens and maps by their mean.
+
+    Raises:
+        PluginContractError: the output is no tensor, or not of the rank that its kind has.
+    """
+    if not isinstance(features, Tensor):
+        raise PluginContractError(
+            f"the backbone gave {type(features).__name__}; wanted a tensor of kind {output!r}"
+        )
+    if features.dim() != _RANK[output]:
+        shape = list(features.shape)
+        fits = [name for name, rank in _RANK.items() if rank == features.dim()]
+        hint = f"; output={fits[0]!r} fits this shape" if fits else ""
+        raise PluginContractError(
+            f"the backbone gave shape {shape}, which is no {output} (rank {_RANK[output]}){hint}"
+        )
+    if output == "tokens":
+        return features.mean(1)
+    return features.mean((2, 3)) if output == "map" else features
+
+
+def pool_activation(activation: Any) -> Tensor | None:
+    """Return [N, channels] from what a stage gave, or None where that has no meaning.
+
+    Maps may be channels-first or channels-last: the channel axis is the one that is not one of two equal ones.
+    """
+    tensor = activation
+    while isinstance(tensor, (tuple, list)) and tensor:
+        tensor = tensor[0]
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not 2 <= tensor.dim() <= 4:
+        return None
+    if tensor.dim() == 2:
+        return tensor
+    if tensor.dim() == 3:
+        return tensor.mean(1)
+    last = tensor.shape[1] == tensor.shape[2] != tensor.shape[3]
+    return tensor.mean((1, 2)) if last else tensor.mean((2, 3))

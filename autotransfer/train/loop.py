@@ -1,0 +1,319 @@
+"""The one training loop: it executes phases, rung by rung."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autotransfer.errors import TrialFailedError
+from autotransfer.protocols import FinishContext, ObjectiveContext, Strategy, overrides
+from autotransfer.schema import CurvePoint
+from autotransfer.train import gradients, groups
+from autotransfer.train.evaluate import device_of, features, nothing, predict
+from autotransfer.train.network import TransferNetwork
+from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
+from autotransfer.train.schedule import Segment, rate, segments, total_steps
+from autotransfer.train.stages import Stages
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Rows, Task
+    from autotransfer.schema import Phase, Recipe, Training
+
+STANDARDISE_ROWS = 512
+"""Training rows whose features give the head's fixed statistics."""
+
+
+@dataclass
+class Job:
+    """One recipe to train, with everything it needs."""
+
+    network: TransferNetwork
+    stages: Stages
+    task: Task
+    strategy: Strategy
+    phases: Sequence[Phase]
+    recipe: Recipe
+    train: Rows
+    validation: Rows | None
+    """None: nothing is evaluated and the last weights count (refit)."""
+    pooled: tuple[Tensor, Tensor] | None = None
+    """Pooled output of the pretrained backbone on train and validation rows, where it is stored."""
+    unlabeled: Rows | None = None
+    tick: Callable[[], None] = nothing
+
+    @property
+    def training(self) -> Training:
+        """The loop's settings."""
+        return self.recipe.training
+
+
+class Trainer:
+    """A training that can stop after any epoch and go on later, here or elsewhere."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.step = 0
+        self.curve: list[CurvePoint] = []
+        self.best: tuple[float, float] | None = None
+        """Epoch and objective of the best evaluation."""
+        self.best_state: dict[str, Tensor] = {}
+        self.stale = 0
+        self.notes: list[str] = []
+        self.stopped = ""
+        self.micro = job.training.batch_size
+        self.phase = -1
+        self.touched: set[str] = {f"head.{n}" for n in job.network.head.state_dict()}
+        self.average: dict[str, Tensor] = {}
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.own_term: nn.Module | None = None
+        self.selection = groups.Selection(frozenset(), frozenset())
+        self.per_epoch = steps_per_epoch(len(job.train), job.training.batch_size)
+        self.pristine = True
+        self._pooled = None if overrides(job.strategy, "adapt") else job.pooled
+        self._losses: list[float] = []
+        self._order: tuple[int, np.ndarray, list[np.ndarray]] | None = None
+        self._start()
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training rows so far."""
+        return self.step / self.per_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Every phase has run, or early stopping ended it."""
+        return bool(self.stopped) or self.step >= total_steps(self.job.phases, self.per_epoch)
+
+    def run(self, until: int | None = None, deadline: float = float("inf")) -> bool:
+        """Train to the end of epoch ``until`` (None: of the last phase); True unless the deadline came first.
+
+        Args:
+            until: passes over the training rows, from the very start.
+            deadline: in ``time.time()`` seconds; looked at after every batch.
+
+        Raises:
+            TrialFailedError: the loss is not finite.
+        """
+        stop = None if until is None else until * self.per_epoch
+        for segment in segments(self.job.phases, self.per_epoch, self.step, stop):
+            if self.phase != segment.phase:
+                self.enter(segment.phase)
+            while self.step < segment.stop:
+                self._one_step(segment)
+                self.step += 1
+                if time.time() > deadline:
+                    return False
+                if self.step % self.per_epoch == 0 or self.step == segment.stop:
+                    self.evaluate()
+                    if self.stopped:
+                        return True
+        if not self.curve:
+            self.evaluate()
+        return True
+
+    def finish(self) -> float | None:
+        """Take the best weights, let the strategy have its last touch, and return the validation objective."""
+        if self.best is not None:
+            self.load(self.best_state)
+        if not overrides(self.job.strategy, "finish") or self.job.validation is None:
+            return self.best[1] if self.best else None
+        before, kept = self._objective(), self.snapshot()
+        initial = {n: t.detach().clone() for n, t in self.initial.items()}
+        context = FinishContext(
+            module=self.job.network, initial=initial, snapshots=[self.best_state], evaluate=self._objective
+        )
+        self.job.strategy.finish(context)
+        after = self._objective()
+        if not after >= before:
+            self.load(kept)
+            self.notes.append(
+                f"the strategy's last touch was undone: {after:.4f} against {before:.4f} before it"
+            )
+            return before
+        return after
+
+    def enter(self, phase: int) -> None:
+        """Begin a phase: choose what is trained and make a new optimizer."""
+        job, chosen = self.job, self.job.phases[phase]
+        self.phase = phase
+        self.selection = groups.select(job.network.backbone, job.stages, chosen)
+        groups.apply(job.network, job.stages, self.selection)
+        names = {f"backbone.{n}" for n in self.selection.names}
+        names |= {
+            f"backbone.{n}"
+            for n, _ in job.network.backbone.named_buffers()
+            if job.stages.owners.get(n, 0) in self.selection.stages
+        }
+        kept = job.network.state_dict(keep_vars=True)
+        self.initial |= {n: kept[n].detach().clone() for n in names - self.initial.keys() if n in kept}
+        self.touched |= names & kept.keys()
+        rows = groups.parameter_groups(job.network, job.stages, self.selection, chosen, job.training)
+        if self.own_term is not None and any(True for _ in self.own_term.parameters()):
+            named = list(self.own_term.named_parameters())
+            rows.append(
+                {
+                    "params": [p for _, p in named],
+                    "names": [f"own_term.{n}" for n, _ in named],
+                    "lr": chosen.lr,
+                    "peak": chosen.lr,
+                    "weight_decay": 0.0,
+                }
+            )
+        self.optimizer = make_optimizer(rows, job.training)
+        self.average = self._trained_now() if chosen.averaging else {}
+
+    def evaluate(self) -> None:
+        """Score the validation rows, keep the weights where they are the best so far."""
+        loss = float(np.mean(self._losses)) if self._losses else 0.0
+        self._losses.clear()
+        if self.job.validation is None:
+            return
+        held = self._trained_now() if self.average else {}
+        if held:
+            self.load(self.average)
+        objective = self._objective()
+        self.curve.append(CurvePoint(epoch=self.epochs, train_loss=loss, objective=objective))
+        if self.best is None or objective > self.best[1]:
+            self.best, self.best_state, self.stale = (self.epochs, objective), self.snapshot(), 0
+        else:
+            self.stale += 1
+            if 0 < self.job.training.patience <= self.stale:
+                self.stopped = f"no better for {self.stale} evaluations"
+        if held:
+            self.load(held)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return copies of every tensor that training may have changed, by name in the network."""
+        state = self.job.network.state_dict()
+        return {n: state[n].detach().clone() for n in sorted(self.touched)}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put tensors of a snapshot in their place."""
+        current = self.job.network.state_dict(keep_vars=True)
+        for name, tensor in state.items():
+            current[name].copy_(tensor)
+
+    def outputs(self) -> Tensor:
+        """Return the network's outputs on the validation rows."""
+        if self.job.validation is None:
+            raise TrialFailedError("there are no validation rows to score")
+        self.job.network.eval()
+        if self.pristine:
+            with torch.no_grad():
+                pooled = self.pooled()[1].to(device_of(self.job.network))
+                return self.job.network.head.classify(pooled).float().cpu()
+        return predict(self.job.network, self.job.validation, self.job.tick)
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Return the untrained backbone's pooled output on train and validation rows, made once."""
+        if self._pooled is None:
+            self._pooled = (self._frozen_pass(self.job.train), self._frozen_pass(self.job.validation))
+        return self._pooled
+
+    def _frozen_pass(self, rows: Rows | None, count: int | None = None) -> Tensor:
+        if rows is None:
+            return torch.zeros(0, self.job.stages.width)
+        stop = len(rows) if count is None else min(count, len(rows))
+        network = self.job.network
+        passes = features(
+            network.backbone,
+            self.job.stages,
+            rows,
+            network.head.output,
+            start=0,
+            stop=stop,
+            tick=self.job.tick,
+        )
+        return torch.cat([pools[-1] for pools in passes])
+
+    def _start(self) -> None:
+        job = self.job
+        self.initial: dict[str, Tensor] = {}
+        head: Any = job.network.head
+        if self._pooled is not None:
+            head.standardise(self._pooled[0][:STANDARDISE_ROWS])
+        else:
+            head.standardise(self._frozen_pass(job.train, STANDARDISE_ROWS))
+        if overrides(job.strategy, "head"):
+            state = job.strategy.head(self.pooled()[0], job.train.targets)
+            if state is not None:
+                head.take(state)
+        if overrides(job.strategy, "objective"):
+            initial = {n: p.detach().clone() for n, p in job.network.backbone.named_parameters()}
+            context = ObjectiveContext(
+                backbone=job.network.backbone,
+                task=job.task,
+                widths=job.stages.widths,
+                initial=initial,
+                unlabeled=job.unlabeled,
+            )
+            self.own_term = job.strategy.objective(context)
+            if self.own_term is not None:
+                self.own_term.to(device_of(job.network)).train()
+
+    def _objective(self) -> float:
+        assert self.job.validation is not None
+        scores = self.job.task.scores(self.outputs(), self.job.validation.targets)
+        return self.job.task.objective(scores)
+
+    def _trained_now(self) -> dict[str, Tensor]:
+        state = self.job.network.state_dict()
+        names = [n for n in self.touched if state[n].is_floating_point()]
+        return {n: state[n].detach().clone() for n in names}
+
+    def _rows_of(self, step: int) -> np.ndarray:
+        epoch, at = divmod(step, self.per_epoch)
+        if self._order is None or self._order[0] != epoch or at == 0:
+            job, sampler = self.job, self.job.phases[self.phase].sampler
+            order = epoch_order(
+                job.train.targets, sampler, stream(job.recipe.seed, job.recipe.key, "order", epoch)
+            )
+            self._order = (epoch, order, list(batches(order, job.training.batch_size)))
+        return self._order[2][at]
+
+    def _one_step(self, segment: Segment) -> None:
+        job = self.job
+        job.tick()
+        big = job.training.batch_size >= 32 and len(job.train) >= 2000
+        groups.set_modes(
+            job.network,
+            job.stages,
+            self.selection,
+            batch_statistics={"auto": big, "batch": True, "frozen": False}[job.training.norm_statistics],
+        )
+        torch.manual_seed(stream(job.recipe.seed, job.recipe.key, "step", self.step))
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(self.step, segment, job.training.warmup)
+        if self.selection.names:
+            self.pristine = False
+        self._losses.append(gradients.fill(self, self._rows_of(self.step)))
+        trained = [p for g in self.optimizer.param_groups for p in g["params"]]
+        if job.training.clip:
+            nn.utils.clip_grad_norm_(trained, job.training.clip)
+        self.optimizer.step()
+        self._average_step()
+
+    @torch.no_grad()
+    def _average_step(self) -> None:
+        decay = self.job.phases[self.phase].averaging
+        if not decay:
+            return
+        share = min(decay, (1 + self.step) / (10 + self.step))
+        state = self.job.network.state_dict()
+        for name, mean in self.average.items():
+            mean.lerp_(state[name], 1 - share)
+
+
+def make_optimizer(rows: list[dict[str, Any]], training: Training) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov and Hutter 2019) or SGD with Nesterov momentum 0.9 over these groups."""
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(rows, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(rows)
