@@ -278,6 +278,50 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores on rows that took no part in training or choosing."""
+
+    metric: str
+    value: float
+    low: float
+    """Lower end of the 95 % interval (bootstrap over rows)."""
+    high: float
+    rows: int
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything a finished run can tell."""
+
+    profile: Profile
+    plan: Plan
+    survey: tuple[SurveyRecord, ...]
+    trials: tuple[TrialRecord, ...]
+    """Each recipe's last record, in the order of trying."""
+    winner: str
+    """Id of the winning trial."""
+    status: str
+    """``complete``, ``budget`` (time was up), ``interrupted``."""
+    test: Evaluation | None = None
+    """The winner on the held-out rows, which were used this once."""
+    baseline: Evaluation | None = None
+    """The best no-transfer model on the same rows."""
+    seconds: float = 0.0
+    """Wall clock from call to return, downloads left out."""
+    cpu_seconds: float = 0.0
+    """CPU time of the driver and the workers."""
+    download_seconds: float = 0.0
+    unit_cpu_seconds: float | None = None
+    """Predicted CPU time of one full 10-epoch fine-tune of the winner's backbone."""
+    workers: int = 1
+    executor: str = "ray"
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """How long a search may go on: seconds of wall clock, or a number of trials, or neither."""
 
