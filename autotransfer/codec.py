@@ -56,9 +56,7 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def _tagged(cls: type) -> bool:
-    return isinstance(getattr(cls, "kind", None), str) and "kind" not in {
-        f.name for f in dataclasses.fields(cls)
-    }
+    return isinstance(getattr(cls, "kind", None), str) and "kind" not in {f.name for f in dataclasses.fields(cls)}
 
 
 def _read(kind: Any, body: Any, where: str) -> Any:

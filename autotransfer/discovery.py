@@ -107,9 +107,7 @@ def _from_environment() -> list[PluginInfo]:
     pairs = [p.strip() for p in os.environ["AUTOTRANSFER_PLUGINS"].split(",") if p.strip()]
     wrong = [p for p in pairs if "=" not in p]
     if wrong:
-        raise ConfigError(
-            f"AUTOTRANSFER_PLUGINS holds {wrong[0]!r}; wanted name=module, comma, name=module ..."
-        )
+        raise ConfigError(f"AUTOTRANSFER_PLUGINS holds {wrong[0]!r}; wanted name=module, comma, name=module ...")
     return [_with_version(PluginInfo(n.strip(), m.strip())) for n, _, m in (p.partition("=") for p in pairs)]
 
 
@@ -127,9 +125,7 @@ def _from_argument(given: str | Path | ModuleType) -> PluginInfo:
     path = Path(given)
     if path.suffix == ".py":
         if not path.is_file():
-            raise ConfigError(
-                f"the plugin file {str(given)!r} does not exist; give the path of a Python file"
-            )
+            raise ConfigError(f"the plugin file {str(given)!r} does not exist; give the path of a Python file")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return load(PluginInfo(path.stem, path.stem, path=str(path.resolve()), sha256=digest))
     name = str(given)
@@ -138,9 +134,7 @@ def _from_argument(given: str | Path | ModuleType) -> PluginInfo:
     except (ImportError, ValueError):
         known = False
     if not known:
-        raise ConfigError(
-            f"no plugin module is called {name!r}; give a Python file, a module name or a module"
-        )
+        raise ConfigError(f"no plugin module is called {name!r}; give a Python file, a module name or a module")
     return load(_with_version(PluginInfo(name.split(".")[-1], name)))
 
 
@@ -199,9 +193,7 @@ def _mark_conflicts(found: Iterable[PluginInfo]) -> None:
         if len(group) > 1:
             owners = " and ".join(i.origin for i in group)
             for info in group:
-                info.break_(
-                    f"two plugins are called {name!r}: {owners}; uninstall one or use AUTOTRANSFER_DISABLE"
-                )
+                info.break_(f"two plugins are called {name!r}: {owners}; uninstall one or use AUTOTRANSFER_DISABLE")
 
 
 def from_manifest(rows: Iterable[Mapping[str, Any]]) -> list[PluginInfo]:

@@ -82,8 +82,4 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def faults(title: str, found: Iterable[str]) -> str:
     """Return one text that lists all faults found, one a line."""
     lines = list(found)
-    return (
-        f"{title}: {lines[0]}"
-        if len(lines) == 1
-        else "\n".join([f"{title}:", *(f"  - {line}" for line in lines)])
-    )
+    return f"{title}: {lines[0]}" if len(lines) == 1 else "\n".join([f"{title}:", *(f"  - {line}" for line in lines)])

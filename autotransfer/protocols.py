@@ -61,9 +61,7 @@ class Rows(Protocol):
         """Return the number of rows."""
         ...
 
-    def batch(
-        self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None
-    ) -> Inputs:
+    def batch(self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None) -> Inputs:
         """Return the inputs of these rows, in this order; ``rng`` is needed where ``augment`` is not none."""
         ...
 

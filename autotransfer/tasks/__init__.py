@@ -31,9 +31,7 @@ def make_task(name: str, values: Sequence[Any], metric: str | None = None) -> Ta
     """
     if name not in TASKS:
         later = f" ({name} is planned)" if name in LATER else ""
-        raise ConfigError(
-            f"no task is called {name!r}{suggestion(name, TASKS)}{later}; known: {', '.join(TASKS)}"
-        )
+        raise ConfigError(f"no task is called {name!r}{suggestion(name, TASKS)}{later}; known: {', '.join(TASKS)}")
     task: Task = TASKS[name].made(values)
     return _with_metric(task, metric)
 

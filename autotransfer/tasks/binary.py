@@ -23,7 +23,5 @@ class Binary(Multiclass):
         """
         task = super().made(values)
         if task.outputs != 2:
-            raise DataError(
-                f"task='binary' wants two classes, the target has {task.outputs}; use task='multiclass'"
-            )
+            raise DataError(f"task='binary' wants two classes, the target has {task.outputs}; use task='multiclass'")
         return task

@@ -88,9 +88,7 @@ def of_numbers(predicted: Array, truth: Array) -> dict[str, float]:
     return scores | ({"r2": 1.0 - float((gap**2).sum()) / spread} if spread > 0 else {})
 
 
-def interval(
-    task: Task, outputs: Any, targets: Any, *, seed: int = 0, draws: int = 500
-) -> tuple[float, float]:
+def interval(task: Task, outputs: Any, targets: Any, *, seed: int = 0, draws: int = 500) -> tuple[float, float]:
     """Return the ends of the 95 % percentile bootstrap interval of the deciding metric, over rows.
 
     Args:

@@ -38,9 +38,7 @@ class Multiclass:
         distinct = {_plain(v) for v in values}
         if len(distinct) < 2:
             only = f" ({next(iter(distinct))!r})" if distinct else ""
-            raise DataError(
-                f"the target has {len(distinct)} class{only}; wanted two or more, each with several rows"
-            )
+            raise DataError(f"the target has {len(distinct)} class{only}; wanted two or more, each with several rows")
         try:
             labels = sorted(distinct)
         except TypeError:

@@ -99,7 +99,5 @@ def _numbers(values: Sequence[Any]) -> Array:
         raise DataError(f"task='regression' wants numbers: {error}") from error
     wrong = int((~np.isfinite(numbers)).sum())
     if wrong:
-        raise DataError(
-            f"{wrong} of {len(numbers)} target values are not finite; remove these rows or mend them"
-        )
+        raise DataError(f"{wrong} of {len(numbers)} target values are not finite; remove these rows or mend them")
     return numbers

@@ -95,9 +95,7 @@ def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 def _named(trainer: Trainer) -> dict[str, Any]:
     if trainer.optimizer is None:
         return {}
-    return {
-        n: p for g in trainer.optimizer.param_groups for n, p in zip(g["names"], g["params"], strict=True)
-    }
+    return {n: p for g in trainer.optimizer.param_groups for n, p in zip(g["names"], g["params"], strict=True)}
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:

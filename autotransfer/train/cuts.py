@@ -142,11 +142,7 @@ def _unreached(
         full = torch.autograd.grad(call(backbone, inputs).sum(), wanted, allow_unused=True) if wanted else ()
         with run_from(backbone, stages, cut, activation, rows) as suffix:
             result = call(suffix, inputs).sum()
-        part = (
-            torch.autograd.grad(result, wanted, allow_unused=True)
-            if result.requires_grad
-            else [None] * len(wanted)
-        )
+        part = torch.autograd.grad(result, wanted, allow_unused=True) if result.requires_grad else [None] * len(wanted)
     lost = [n for n, a, b in zip(names, full, part, strict=False) if a is not None and b is None]
     return f"parameters that count to a later stage act before the cut: {', '.join(lost)}" if lost else ""
 

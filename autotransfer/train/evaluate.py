@@ -82,8 +82,6 @@ def features(
             if not final.isfinite().all():
                 raise PluginContractError("the backbone gives values that are not finite (NaN or infinity)")
             if final.shape[1] != stages.width:
-                raise PluginContractError(
-                    f"the backbone gives {final.shape[1]} features, before it was {stages.width}"
-                )
+                raise PluginContractError(f"the backbone gives {final.shape[1]} features, before it was {stages.width}")
             pools = pooled_stages(seen, stages, final) if stages.paths else [final]
             yield [p.float().cpu() for p in pools]

@@ -73,9 +73,7 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
         pooled = trainer.pooled()[0][torch.from_numpy(piece)].to(device)
         outputs = network.head.classify(pooled)
         return [job.task.loss(outputs, targets, job.training.label_smoothing)]
-    rng = np.random.default_rng(
-        stream(job.recipe.seed, job.recipe.key, "augment", trainer.step, int(piece[0]))
-    )
+    rng = np.random.default_rng(stream(job.recipe.seed, job.recipe.key, "augment", trainer.step, int(piece[0])))
     inputs = to_device(job.train.batch([int(i) for i in piece], phase.augment, rng), device)
     paths = job.stages.paths[:-1] if trainer.own_term is not None else ()
     with stage_outputs(network.backbone, paths) as seen:
@@ -105,9 +103,7 @@ def _unlabeled(trainer: Trainer, count: int) -> tuple[Tensor, ...]:
     rows = trainer.job.unlabeled
     if rows is None:
         return ()
-    rng = np.random.default_rng(
-        stream(trainer.job.recipe.seed, trainer.job.recipe.key, "unlabeled", trainer.step)
-    )
+    rng = np.random.default_rng(stream(trainer.job.recipe.seed, trainer.job.recipe.key, "unlabeled", trainer.step))
     drawn = rng.choice(len(rows), size=count, replace=len(rows) < count)
     backbone = trainer.job.network.backbone
     with stage_outputs(backbone, trainer.job.stages.paths[:-1]) as seen:

@@ -63,14 +63,10 @@ def _matching(backbone: nn.Module, names: list[str], pattern: str) -> list[str]:
     if pattern != "norms_and_biases":
         return [n for n in names if re.search(pattern, n)]
     norms = {
-        f"{path}."
-        for path, m in backbone.named_modules()
-        if "norm" in type(m).__name__.lower() and not [*m.children()]
+        f"{path}." for path, m in backbone.named_modules() if "norm" in type(m).__name__.lower() and not [*m.children()]
     }
     return [
-        n
-        for n in names
-        if n.endswith("bias") or any(n.startswith(p) for p in norms) or _NORMS_AND_BIASES.search(n)
+        n for n in names if n.endswith("bias") or any(n.startswith(p) for p in norms) or _NORMS_AND_BIASES.search(n)
     ]
 
 
@@ -132,9 +128,7 @@ def parameter_groups(
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter, lr in rows:
         decay = training.weight_decay if parameter.dim() > 1 else 0.0
-        group = groups.setdefault(
-            (lr, decay), {"params": [], "names": [], "lr": lr, "peak": lr, "weight_decay": decay}
-        )
+        group = groups.setdefault((lr, decay), {"params": [], "names": [], "lr": lr, "peak": lr, "weight_decay": decay})
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())

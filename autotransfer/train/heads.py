@@ -59,9 +59,7 @@ class LinearHead(nn.Module):
         want = tuple(self.linear.weight.shape)
         got = (tuple(state.weight.shape), tuple(state.bias.shape))
         if got != (want, want[:1]):
-            raise PluginContractError(
-                f"a closed-form head has weight and bias {got}; wanted {(want, want[:1])}"
-            )
+            raise PluginContractError(f"a closed-form head has weight and bias {got}; wanted {(want, want[:1])}")
         if not (state.weight.isfinite().all() and state.bias.isfinite().all()):
             raise PluginContractError("a closed-form head holds values that are not finite")
         self.mean.zero_()
@@ -77,16 +75,12 @@ def pool_output(features: Any, output: str) -> Tensor:
         PluginContractError: the output is no tensor, or not of the rank that its kind has.
     """
     if not isinstance(features, Tensor):
-        raise PluginContractError(
-            f"the backbone gave {type(features).__name__}; wanted a tensor of kind {output!r}"
-        )
+        raise PluginContractError(f"the backbone gave {type(features).__name__}; wanted a tensor of kind {output!r}")
     if features.dim() != _RANK[output]:
         shape = list(features.shape)
         fits = [name for name, rank in _RANK.items() if rank == features.dim()]
         hint = f"; output={fits[0]!r} fits this shape" if fits else ""
-        raise PluginContractError(
-            f"the backbone gave shape {shape}, which is no {output} (rank {_RANK[output]}){hint}"
-        )
+        raise PluginContractError(f"the backbone gave shape {shape}, which is no {output} (rank {_RANK[output]}){hint}")
     if output == "tokens":
         return features.mean(1)
     return features.mean((2, 3)) if output == "map" else features

@@ -132,9 +132,7 @@ class Trainer:
         after = self._objective()
         if not after >= before:
             self.load(kept)
-            self.notes.append(
-                f"the strategy's last touch was undone: {after:.4f} against {before:.4f} before it"
-            )
+            self.notes.append(f"the strategy's last touch was undone: {after:.4f} against {before:.4f} before it")
             return before
         return after
 
@@ -272,9 +270,7 @@ class Trainer:
         epoch, at = divmod(step, self.per_epoch)
         if self._order is None or self._order[0] != epoch or at == 0:
             job, sampler = self.job, self.job.phases[self.phase].sampler
-            order = epoch_order(
-                job.train.targets, sampler, stream(job.recipe.seed, job.recipe.key, "order", epoch)
-            )
+            order = epoch_order(job.train.targets, sampler, stream(job.recipe.seed, job.recipe.key, "order", epoch))
             self._order = (epoch, order, list(batches(order, job.training.batch_size)))
         return self._order[2][at]
 

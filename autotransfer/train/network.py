@@ -57,9 +57,7 @@ def build_backbone(factory: Callable[..., Any], spec: BackboneSpec, weights: Pat
     mend_torchvision()
     module = factory(weights, **spec.options)
     if not isinstance(module, nn.Module):
-        raise PluginContractError(
-            f"the factory of {spec.id} gave {type(module).__name__}; wanted a torch.nn.Module"
-        )
+        raise PluginContractError(f"the factory of {spec.id} gave {type(module).__name__}; wanted a torch.nn.Module")
     if spec.fitted and not isinstance(module, FittedModule):
         raise PluginContractError(f"{spec.id} is a fitted spec; its module needs the methods fit and restore")
     return module.float().eval()

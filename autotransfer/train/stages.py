@@ -58,9 +58,7 @@ class Stages:
         return len(self.paths)
 
 
-def find_stages(
-    backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (), output: str = "vector"
-) -> Stages:
+def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (), output: str = "vector") -> Stages:
     """Return the stages of a backbone, from one forward pass in eval mode.
 
     Args:
@@ -170,14 +168,10 @@ def _declared(backbone: nn.Module, declared: Sequence[str], calls: list[Call]) -
     first = {p: _same(calls, p) for p in declared}
     idle = [p for p, found in first.items() if len(found) != 1]
     if idle:
-        raise PluginContractError(
-            f"stages must run exactly once in a forward pass; these do not: {', '.join(idle)}"
-        )
+        raise PluginContractError(f"stages must run exactly once in a forward pass; these do not: {', '.join(idle)}")
     for before, after in itertools.pairwise(declared):
         if first[before][0].leave > first[after][0].enter:
-            raise PluginContractError(
-                f"stage {after!r} is declared after {before!r} but does not run after it"
-            )
+            raise PluginContractError(f"stage {after!r} is declared after {before!r} but does not run after it")
     return list(declared)
 
 
@@ -196,9 +190,7 @@ def _traced(backbone: nn.Module, calls: list[Call], once: dict[str, Call]) -> li
     total = sum(p.numel() for p in backbone.parameters())
     while nodes:
         heavy = [c for c in nodes if len(nodes) < 4 or size[c.path] > total / 3]
-        opened = next(
-            (c for c in sorted(heavy, key=lambda c: -size[c.path]) if _opens(backbone, c, calls, once)), None
-        )
+        opened = next((c for c in sorted(heavy, key=lambda c: -size[c.path]) if _opens(backbone, c, calls, once)), None)
         if opened is None:
             break
         inner = _frontier(calls, opened.path, once)
@@ -255,9 +247,7 @@ def _owners(
             modules[c.path] = min(at, modules.get(c.path, at))
     owners: dict[str, int] = {}
     ambiguous, current = set(), 0
-    names = [(n, True) for n, _ in backbone.named_parameters()] + [
-        (n, False) for n, _ in backbone.named_buffers()
-    ]
+    names = [(n, True) for n, _ in backbone.named_parameters()] + [(n, False) for n, _ in backbone.named_buffers()]
     for name, is_parameter in names:
         home = name.rpartition(".")[0]
         while home and home not in modules:

@@ -1,0 +1,226 @@
+"""From a source to rows that can be searched on: read, checked, split, profiled, targets encoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotransfer.codec import Scalar
+from autotransfer.data.checks import Checked, check, duplicates
+from autotransfer.data.dataset import ImageDataset, joined
+from autotransfer.data.readers import read
+from autotransfer.data.rows import PreparedRows
+from autotransfer.data.split import Split, split_rows
+from autotransfer.errors import DataError
+from autotransfer.schema import DataIssue, Profile
+from autotransfer.tasks import guess_task, label_sets, make_task, plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autotransfer.protocols import Dataset, Task
+    from autotransfer.registry import Registry
+    from autotransfer.spec import Input
+
+IMBALANCED = 3.0
+"""Beyond this ratio of class sizes plain accuracy is no fair judge."""
+_QUANTILES = 10
+
+
+@dataclass
+class Prepared:
+    """Everything the search needs to know of the data. It travels to workers whole, undecoded."""
+
+    dataset: Dataset
+    task: Task
+    targets: Tensor
+    """Encoded, one a row of the dataset; zeros where a row is not used."""
+    train: np.ndarray[Any, Any]
+    """Row numbers ``int64``, in stratified order."""
+    validation: np.ndarray[Any, Any]
+    test: np.ndarray[Any, Any]
+    profile: Profile
+
+    def rows(self, indices: Any, spec: Input) -> PreparedRows:
+        """Return these rows prepared for a backbone's input."""
+        import torch
+
+        numbers = np.asarray(indices, dtype=np.int64)
+        return PreparedRows(self.dataset, numbers, spec, self.targets[torch.from_numpy(numbers)])
+
+
+def prepare(
+    source: Any,
+    *,
+    target: str | None = None,
+    task: str | None = None,
+    modality: str | None = None,
+    metric: str | None = None,
+    validation: Any = None,
+    test: Any = None,
+    groups: Any = None,
+    seed: int = 0,
+    registry: Registry | None = None,
+) -> Prepared:
+    """Return a source as prepared rows.
+
+    Args:
+        source: anything that a reader takes.
+        target: name of the target column, where the source has columns.
+        task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the values.
+        modality: ``image``; None: what the reader says.
+        metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers.
+        validation: source of the validation rows; None: those of ``source``, or drawn from it.
+        test: the same for the held-out rows.
+        groups: a column name or one value a row; rows of one group stay in one split.
+        seed: of the split.
+        registry: plugins that may read sources and measure them.
+
+    Raises:
+        DataError: the data cannot be used, with the reason.
+        ConfigError: task or metric is unknown.
+    """
+    options = {"target": target, "modality": modality, "task": task, "groups": groups}
+    dataset = read(source, registry, **options)
+    extra = {"validation": validation, "test": test}
+    held = {name: read(s, registry, **{**options, "groups": None}) for name, s in extra.items() if s is not None}
+    if held:
+        dataset = _with_held_out(dataset, held)
+    if len(dataset.targets) != 1:
+        raise DataError(
+            f"{dataset.name} has the targets {', '.join(dataset.targets)}; several at once are not supported yet"
+        )
+    (name, values), *_ = dataset.targets.items()
+    labels = [plain(v) for v in values]
+    checked = check(dataset, labels)
+    drop, copies = duplicates(dataset, checked, labels, dataset.splits)
+    gone = set(drop)
+    usable = [i for i in checked.usable if i not in gone]
+    return _assembled(dataset, name, labels, checked, usable, copies, task, metric, seed, registry)
+
+
+def _with_held_out(dataset: Any, held: dict[str, Any]) -> Any:
+    parts = [dataset, *held.values()]
+    if not all(isinstance(p, ImageDataset) for p in parts):
+        raise DataError("validation= and test= need sources that the built-in readers read")
+    own = dataset.splits
+    if own is not None and any(s in held for s in own):
+        raise DataError(f"{dataset.name} has its own {' and '.join(held)} rows; give them once")
+    names = {n for p in parts for n in p.targets}
+    if len(names) > 1:  # readers name targets by their own source where there is no column
+        first = next(iter(dataset.targets))
+        for p in parts:
+            p.targets = {first: next(iter(p.targets.values()))}
+    return joined(parts, [None, *held])
+
+
+def _assembled(
+    dataset: Any,
+    name: str,
+    labels: list[Any],
+    checked: Checked,
+    usable: list[int],
+    copies: Sequence[DataIssue],
+    task: str | None,
+    metric: str | None,
+    seed: int,
+    registry: Registry | None,
+) -> Prepared:
+    import torch
+
+    values = [labels[i] for i in usable]
+    kind = task or guess_task(values)
+    made = make_task(kind, values)
+    encoded = made.encode(values)
+    strata = _strata(kind, values)
+    split = _split(dataset, usable, strata, checked, seed)
+    counts = Counter(str(v) for v in (label for s in label_sets(values) for label in s)) if made.classes else Counter()
+    imbalance = max(counts.values()) / max(1, min(counts.values())) if counts else 1.0
+    default = "balanced_accuracy" if imbalance > IMBALANCED and kind in ("binary", "multiclass") else made.metric
+    made = make_task(kind, values, metric or default)
+    targets = torch.zeros((len(dataset), *encoded.shape[1:]), dtype=encoded.dtype)
+    targets[torch.tensor(usable)] = encoded
+    profile = Profile(
+        name=dataset.name,
+        modality=dataset.modality,
+        task=kind,
+        metric=made.metric,
+        rows=len(usable),
+        train=len(split.train),
+        validation=len(split.validation),
+        test=len(split.test),
+        targets=(name,),
+        classes=made.classes,
+        counts=dict(sorted(counts.items())),
+        imbalance=imbalance,
+        issues=(*checked.issues, *copies, *split.issues, *_notes(dataset)),
+        facts={**_facts(checked), **(registry.profile_facts(dataset) if registry is not None else {})},
+        fingerprint=_fingerprint(checked, labels, split),
+    )
+    return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile)
+
+
+def _split(dataset: Any, usable: list[int], strata: list[Hashable], checked: Checked, seed: int) -> Split:
+    groups = getattr(dataset, "groups", None)
+    units = [checked.hashes[i] if groups is None or groups[i] is None else f"group {groups[i]}" for i in usable]
+    given = [dataset.splits[i] for i in usable] if dataset.splits is not None else None
+    _enough(strata)
+    return split_rows(usable, strata, units, given, seed)
+
+
+def _enough(strata: Sequence[Hashable]) -> None:
+    counts = Counter(strata)
+    if len(counts) > 1 and max(counts.values()) == 1:
+        raise DataError(
+            f"each of the {len(counts)} classes has a single row; a model needs several rows a class, "
+            "some to learn from and some to be judged on (five or more)"
+        )
+
+
+def _strata(kind: str, values: Sequence[Any]) -> list[Hashable]:
+    if kind == "regression":
+        numbers = np.asarray(values, dtype=np.float64)
+        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _QUANTILES + 1)[1:-1]))
+        return [int(b) for b in np.searchsorted(edges, numbers, side="right")]
+    if kind == "multilabel":
+        return [str(s) for s in _rarest(label_sets(values))]
+    return [str(v) for v in values]
+
+
+def _rarest(sets: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return each row's least frequent label, so that rare labels are spread over the splits."""
+    counts = Counter(v for s in sets for v in set(s))
+    return [min(s, key=lambda v: (counts[v], str(v))) if s else "" for s in sets]
+
+
+def _notes(dataset: Any) -> tuple[DataIssue, ...]:
+    return tuple(DataIssue(what="note", count=0, text=text) for text in getattr(dataset, "notes", ()))
+
+
+def _facts(checked: Checked) -> dict[str, Scalar]:
+    if not checked.sizes.size or not checked.sizes.any():
+        return {}
+    width, height = checked.sizes[:, 0], checked.sizes[:, 1]
+    return {
+        "image.width_median": float(np.median(width)),
+        "image.width_min": int(width.min()),
+        "image.width_max": int(width.max()),
+        "image.height_median": float(np.median(height)),
+        "image.height_min": int(height.min()),
+        "image.height_max": int(height.max()),
+        "image.grey": checked.channels[1],
+    }
+
+
+def _fingerprint(checked: Checked, labels: Sequence[Any], split: Split) -> str:
+    digest = hashlib.sha256()
+    for part in (split.train, split.validation, split.test):
+        for i in part.tolist():
+            digest.update(f"{checked.hashes[i]} {labels[i]!r}\n".encode())
+        digest.update(b"--\n")
+    return digest.hexdigest()[:32]

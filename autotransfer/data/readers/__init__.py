@@ -1,0 +1,56 @@
+"""Readers: a source becomes a Dataset. Plugins are asked first, then the built-in readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autotransfer.data.readers import arrays, datasets, folders, tables
+from autotransfer.errors import DataError
+from autotransfer.protocols import Dataset
+from autotransfer.registry import Registry
+from autotransfer.spec import MODALITIES
+
+ACCEPTED = (
+    "a folder of class folders (flat, or under train/ val/ test/), a CSV, TSV, Parquet or JSONL table with a column of "
+    "image paths, a pandas DataFrame, (X, y) of arrays, PIL images or paths, a Hugging Face dataset, or a torch Dataset"
+)
+_BUILT_IN: tuple[Callable[[Any, Mapping[str, Any]], Dataset | None], ...] = (
+    folders.read,
+    tables.read,
+    datasets.read,
+    arrays.read,
+)
+
+
+def read(source: Any, registry: Registry | None = None, **options: Any) -> Dataset:
+    """Return a source as a Dataset.
+
+    Args:
+        source: one of ``ACCEPTED``.
+        registry: its plugins are asked first.
+        **options: ``target``, ``modality``, ``task`` and ``groups`` as the caller gave them; ``labelled=False``
+            for rows to predict.
+
+    Raises:
+        DataError: no reader takes the source, or it is not what it seems.
+    """
+    modality = options.get("modality")
+    if modality is not None and modality not in MODALITIES:
+        raise DataError(f"modality is {modality!r}; known: {', '.join(MODALITIES)}")
+    found = registry.read_dataset(source, options) if registry is not None else None
+    if found is not None:
+        return found
+    if modality in ("text", "audio"):
+        raise DataError(f"no plugin reads {modality}, and autotransfer itself reads images only so far")
+    for reader in _BUILT_IN:
+        found = reader(source, options)
+        if found is not None:
+            return found
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not path.exists():
+            raise DataError(f"{str(source)!r} does not exist; wanted {ACCEPTED}")
+        raise DataError(f"{str(source)!r} is no kind of data that is known; wanted {ACCEPTED}")
+    raise DataError(f"data of type {type(source).__name__} is not known; wanted {ACCEPTED}")
