@@ -1,5 +1,6 @@
 """The one module that a plugin imports from."""
 
+from autotransfer.codec import Scalar
 from autotransfer.errors import AutotransferError, DataError, PluginError, TrialFailedError, WeightsError
 from autotransfer.hookspecs import hookimpl
 from autotransfer.protocols import (
@@ -23,7 +24,7 @@ from autotransfer.schema import (
     TrialRecord,
     Verdict,
 )
-from autotransfer.space import Choice, Integer, LogUniform, Uniform
+from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, number
 from autotransfer.spec import AudioInput, BackboneSpec, ImageInput, TextInput, WeightSource, frozen_stages
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "DataError",
     "DataIssue",
     "Dataset",
+    "Domain",
     "FinishContext",
     "FittedModule",
     "FittedState",
@@ -47,6 +49,7 @@ __all__ = [
     "Profile",
     "Recipe",
     "Rows",
+    "Scalar",
     "Step",
     "Strategy",
     "SurveyRecord",
@@ -60,4 +63,5 @@ __all__ = [
     "WeightsError",
     "frozen_stages",
     "hookimpl",
+    "number",
 ]

@@ -131,3 +131,15 @@ def _ordered(low: float, high: float) -> None:
 
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def number(values: Mapping[str, Scalar], name: str) -> float:
+    """Return a value that must be a number.
+
+    Raises:
+        ConfigError: it is missing, or no number.
+    """
+    value = values.get(name)
+    if not _number(value):
+        raise ConfigError(f"the value {name!r} is {value!r}; wanted a number")
+    return float(value)  # type: ignore[arg-type]

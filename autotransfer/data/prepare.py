@@ -92,9 +92,7 @@ def prepare(
     if held:
         dataset = _with_held_out(dataset, held)
     if len(dataset.targets) != 1:
-        raise DataError(
-            f"{dataset.name} has the targets {', '.join(dataset.targets)}; several at once are not supported yet"
-        )
+        raise DataError(f"{dataset.name} has several targets ({', '.join(dataset.targets)}); name one with target=")
     (name, values), *_ = dataset.targets.items()
     labels = [plain(v) for v in values]
     checked = check(dataset, labels)

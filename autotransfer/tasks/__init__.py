@@ -47,6 +47,8 @@ def guess_task(values: Sequence[Any]) -> str:
     """
     if any(isinstance(v, (list, tuple, set, frozenset, np.ndarray)) for v in values[:100]):
         return Multilabel.name
+    if any(isinstance(v, str) and "|" in v for v in values):
+        return Multilabel.name
     distinct = {plain(v) for v in values}
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in distinct):
         if any(v != math.floor(v) for v in distinct if math.isfinite(v)):
@@ -73,7 +75,7 @@ def from_json(body: Mapping[str, Any]) -> Task:
     Raises:
         ModelError: the description is not one.
     """
-    name = body.get("task")
+    name = str(body.get("task"))
     if name not in TASKS:
         raise ModelError(f"labels.json names the task {name!r}; known: {', '.join(TASKS)}")
     read: Callable[[Mapping[str, Any]], Task] = TASKS[name].read

@@ -1,0 +1,1 @@
+"""The search: survey, candidates, policy, and the executors that run its jobs."""

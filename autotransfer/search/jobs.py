@@ -1,0 +1,99 @@
+"""What a worker is asked to do, and what it works with. Jobs are JSON; equal jobs have equal results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from autotransfer.codec import digest
+from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
+from autotransfer.spec import BackboneSpec
+
+if TYPE_CHECKING:
+    from autotransfer.data import Prepared
+
+Record = SurveyRecord | TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyJob:
+    """Read training rows up to ``rows`` through a frozen backbone, and judge its features."""
+
+    backbone: str
+    rows: int
+    last: bool = True
+    """The validation rows are read too."""
+    kind: ClassVar[str] = "survey"
+
+    @property
+    def key(self) -> str:
+        """A hash that names this job."""
+        return digest([self.kind, self.backbone, self.rows, self.last])
+
+    @property
+    def title(self) -> str:
+        """What a user reads while it runs."""
+        return f"survey {self.backbone}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungJob:
+    """Train a recipe up to the end of an epoch, from where its last rung stopped."""
+
+    id: str
+    recipe: Recipe
+    rung: int = 0
+    until: int | None = None
+    """Passes over the training rows; None: to the end of the last phase."""
+    final: bool = False
+    """No later rung follows: the optimizer is not kept."""
+    survey: str = ""
+    """Work file of the backbone's pooled features; empty: there is none."""
+    width: int = 0
+    deadline: float = field(default=float("inf"), compare=False)
+    """``time.time()`` seconds after which training stops at the next batch; no part of the job's name."""
+    kind: ClassVar[str] = "rung"
+
+    @property
+    def key(self) -> str:
+        """A hash that names this job."""
+        return digest([self.kind, self.id, self.recipe, self.rung, self.until, self.final])
+
+    @property
+    def title(self) -> str:
+        """What a user reads while it runs."""
+        freeze = "" if self.recipe.freeze is None else f" freeze {self.recipe.freeze}/{len(self.recipe.stages)}"
+        return f"{self.id} {self.recipe.backbone} {self.recipe.strategy}{freeze}"
+
+
+Job = SurveyJob | RungJob
+
+
+@dataclass
+class Context:
+    """What every worker of one search shares."""
+
+    prepared: Prepared
+    """The data; it reaches workers through the executor."""
+    manifest: Sequence[Mapping[str, Any]]
+    """The plugins, by module and version."""
+    specs: Mapping[str, BackboneSpec]
+    weights: Mapping[str, str]
+    """Path of the weights of each backbone that needs a file."""
+    work: str
+    """Folder of features and checkpoints, seen by every worker."""
+    seed: int = 0
+    threads: int = 1
+    step_seconds: float = 300.0
+    """A worker that is silent for longer is taken to hang, and is killed (Ray executor)."""
+
+    def path(self, name: str) -> Path:
+        """Return a file of the work folder."""
+        return Path(self.work) / name
+
+
+def slug(name: str) -> str:
+    """Return a backbone id as a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name) + "-" + digest(name, 6)

@@ -1,0 +1,238 @@
+"""The worker: turns jobs into records. It never raises; a failure is a record with its reason."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
+from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
+from autotransfer.registry import Registry
+from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
+from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
+from autotransfer.search.survey import (
+    Frozen,
+    final_features,
+    load_features,
+    open_backbone,
+    run_survey,
+    write_atomically,
+)
+from autotransfer.spec import BackboneSpec, with_stages
+from autotransfer.train import checkpoint
+from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
+from autotransfer.train.loop import Job as TrainingJob
+from autotransfer.train.loop import Trainer
+from autotransfer.train.network import TransferNetwork, build_backbone
+from autotransfer.train.stages import find_stages
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Task
+
+LIVE = 2
+"""Trainings that a worker keeps in memory; others come back from their checkpoints."""
+
+
+class Worker:
+    """Runs jobs of one search, in this process."""
+
+    def __init__(
+        self,
+        context: Context,
+        registry: Registry | None = None,
+        tick: Callable[[], None] = nothing,
+        name: str = "local",
+    ) -> None:
+        self.context = context
+        self.registry = registry or Registry.from_manifest(context.manifest)
+        self.tick = tick
+        self.name = name
+        self.frozen: Frozen | None = None
+        self.live: OrderedDict[tuple[str, int], Trainer] = OrderedDict()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def task(self) -> Task:
+        """The task of this search."""
+        return self.context.prepared.task
+
+    def run(self, job: Job) -> Record:
+        """Return the record of a job; whatever went wrong is its reason."""
+        began, cpu = time.perf_counter(), time.process_time()
+        threads = job.recipe.threads if isinstance(job, RungJob) else self.context.threads
+        dtype = job.recipe.dtype if isinstance(job, RungJob) else "float32"
+        try:
+            with arithmetic(threads, dtype, self.device):
+                done: Record = self._survey(job) if isinstance(job, SurveyJob) else self._rung(job)
+        except Exception as error:  # a plugin may raise anything; only this job dies of it
+            done = failed(job, reason_of(error))
+        if isinstance(done, TrialRecord):
+            seconds, spent = time.perf_counter() - began, time.process_time() - cpu
+            done = replace(done, seconds=seconds, cpu_seconds=spent, worker=self.name)
+        return done
+
+    def rows(self, spec: BackboneSpec, split: str) -> Rows:
+        """Return a split prepared for a backbone."""
+        indices: Any = getattr(self.context.prepared, split)
+        return self.context.prepared.rows(indices, spec.input)
+
+    def _survey(self, job: SurveyJob) -> SurveyRecord:
+        spec = self.context.specs[job.backbone]
+        train, validation = self.rows(spec, "train"), self.rows(spec, "validation")
+        if self.frozen is None or self.frozen.spec.id != spec.id:
+            backbone = self.backbone(spec, fit=True)
+            self.frozen = open_backbone(self.context, spec, backbone, train)
+            known = self.context.path(f"survey-{slug(spec.id)}.json")
+            self.frozen.record = _resumed(known, self.frozen.record)
+        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
+        _remember(self.context.path(f"survey-{slug(spec.id)}.json"), record)
+        if job.last:
+            self.frozen = None
+        return record
+
+    def backbone(self, spec: BackboneSpec, *, fit: bool = False) -> nn.Module:
+        """Return the pretrained backbone on this worker's device; a fitted one is fitted, or restored."""
+        path = self.context.weights.get(spec.id)
+        self.tick()
+        module = build_backbone(self.registry.factory(spec), spec, Path(path) if path else None)
+        if spec.fitted:
+            state = fitted_state(self.context, spec, module, self.rows(spec, "train") if fit else None)
+            module.restore(state)  # type: ignore[operator]
+        return module.to(self.device)
+
+    def _rung(self, job: RungJob) -> TrialRecord:
+        key = (job.id, job.rung - 1)
+        trainer = self.live.pop(key, None) if job.rung else None
+        if trainer is None:
+            trainer = self.trainer(job.recipe, self.context.path(job.survey) if job.survey else None)
+            if job.rung:
+                checkpoint.load(trainer, self.context.path(f"checkpoint-{job.id}"))
+        whole = trainer.run(job.until, job.deadline)
+        if not trainer.curve and not whole:
+            raise TrialFailedError("the budget ended before its first evaluation")
+        over = job.final or trainer.finished or not whole
+        objective = trainer.finish() if over else (trainer.best[1] if trainer.best else None)
+        if over:
+            trainer.best_state = trainer.snapshot()
+        checkpoint.save(trainer, self.context.path(f"checkpoint-{job.id}"), lean=over)
+        scores = self._best_scores(trainer)
+        if not over:
+            self.live[(job.id, job.rung)] = trainer
+            while len(self.live) > LIVE:
+                self.live.popitem(last=False)
+        return TrialRecord(
+            id=job.id,
+            recipe=job.recipe,
+            status=("done" if over else "promoted") if whole else "stopped",
+            reason=trainer.stopped if whole else "the budget ended",
+            rung=job.rung,
+            epochs=trainer.epochs,
+            best_epoch=trainer.best[0] if trainer.best else 0.0,
+            scores=scores,
+            objective=objective,
+            curve=tuple(trainer.curve),
+            notes=tuple(trainer.notes),
+            checkpoint=f"checkpoint-{job.id}",
+        )
+
+    def _best_scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
+        """Score the best weights, then put the latest ones back."""
+        latest = trainer.snapshot()
+        trainer.load(trainer.best_state)
+        targets = trainer.job.validation.targets if trainer.job.validation is not None else None
+        scores = self.task.scores(trainer.outputs(), targets) if targets is not None else {}
+        trainer.load(latest)
+        return {self.task.name: scores}
+
+    def trainer(self, recipe: Recipe, features: Path | None, rows: tuple[Rows, Rows | None] | None = None) -> Trainer:
+        """Return a new training of a recipe, at its first step."""
+        spec = self.context.specs[recipe.backbone]
+        strategy = self.registry.strategy(recipe.strategy)
+        train, validation = rows or (self.rows(spec, "train"), self.rows(spec, "validation"))
+        network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train, self.device)
+        values = {**recipe.values, "freeze": recipe.freeze} if recipe.freeze is not None else dict(recipe.values)
+        phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values)
+        pooled = final_features(features) if features is not None and rows is None else None
+        return Trainer(
+            TrainingJob(
+                network=network,
+                stages=stages,
+                task=self.task,
+                strategy=strategy,
+                phases=phases,
+                recipe=recipe,
+                train=train,
+                validation=validation,
+                pooled=pooled if pooled is not None and len(pooled[0]) == len(train) else None,
+                tick=self.tick,
+            )
+        )
+
+
+def build_network(
+    backbone: nn.Module,
+    spec: BackboneSpec,
+    strategy: Strategy,
+    recipe: Recipe,
+    task: Task,
+    train: Rows,
+    device: torch.device,
+) -> tuple[Any, Any]:
+    """Return backbone and head as one network, adapted, and its stages (found again after adapting).
+
+    Raises:
+        PluginContractError: the stages are not those of the recipe.
+    """
+    if overrides(strategy, "adapt"):
+        strategy.adapt(backbone, recipe.values, train)
+    probe = train.batch(range(min(2, len(train))))
+    stages = find_stages(backbone, probe, declared=recipe.stages or spec.stages, output=spec.output)
+    if recipe.stages and stages.paths != recipe.stages:
+        raise PluginContractError(f"the stages of {spec.id} changed: {stages.paths}, in the recipe {recipe.stages}")
+    head: Any = task.head(spec.output, stages.width, recipe.training.dropout)
+    return TransferNetwork(backbone, head).to(device), stages
+
+
+def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: Rows | None) -> FittedState:
+    """Return the state of a fitted spec: from the work folder, or fitted on these rows and kept there."""
+    assert isinstance(module, FittedModule)
+    file = context.path(f"fitted-{slug(spec.id)}.safetensors")
+    values = file.with_suffix(".json")
+    if rows is None or file.exists():
+        from autotransfer.codec import from_json
+
+        tensors = {n: t for n, t in load_features(file).items() if n != "."}
+        body = __import__("json").loads(values.read_text(encoding="utf-8"))
+        return FittedState(tensors=tensors, values=from_json(dict, body) if not isinstance(body, dict) else body)
+    batches = (
+        rows.batch(range(i, min(i + EVALUATION_BATCH, len(rows)))) for i in range(0, len(rows), EVALUATION_BATCH)
+    )
+    state = module.fit(batches, rows.targets)
+    write_atomically({**state.tensors, ".": torch.zeros(1)}, file)
+    values.write_text(__import__("json").dumps(dict(state.values)), encoding="utf-8")
+    return state
+
+
+def failed(job: Job, reason: str) -> Record:
+    """Return the record of a job that came to nothing."""
+    if isinstance(job, SurveyJob):
+        return SurveyRecord(backbone=job.backbone, status="failed", reason=reason)
+    return TrialRecord(id=job.id, recipe=job.recipe, rung=job.rung, status="failed", reason=reason)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line: what went wrong and, where it was not ours to foresee, in which file."""
+    text = " ".join(str(error).split())[:400] or type(error).__name__
+    if isinstance(error, AutotransferError):
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({os.path.basename(last.filename)}, line {last.lineno})"
