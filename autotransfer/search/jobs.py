@@ -25,6 +25,8 @@ class SurveyJob:
     rows: int
     last: bool = True
     """The validation rows are read too."""
+    seconds: float = field(default=float("inf"), compare=False)
+    """After this long it reads no further; no part of the job's name."""
     kind: ClassVar[str] = "survey"
 
     @property
@@ -51,7 +53,8 @@ class RungJob:
     """No later rung follows: the optimizer is not kept."""
     survey: str = ""
     """Work file of the backbone's pooled features; empty: there is none."""
-    width: int = 0
+    rows: int | None = None
+    """Only the first so many training rows (and a fourth as many validation rows) are used; None: all."""
     deadline: float = field(default=float("inf"), compare=False)
     """``time.time()`` seconds after which training stops at the next batch; no part of the job's name."""
     kind: ClassVar[str] = "rung"
@@ -59,7 +62,7 @@ class RungJob:
     @property
     def key(self) -> str:
         """A hash that names this job."""
-        return digest([self.kind, self.id, self.recipe, self.rung, self.until, self.final])
+        return digest([self.kind, self.id, self.recipe, self.rung, self.until, self.final, self.rows])
 
     @property
     def title(self) -> str:

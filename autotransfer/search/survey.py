@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from autotransfer.errors import PluginContractError
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.ridge import ridge
@@ -40,7 +41,7 @@ class Frozen:
     record: SurveyRecord
 
 
-def open_backbone(context: Context, spec: BackboneSpec, backbone: nn.Module, train: Rows) -> Frozen:
+def open_backbone(spec: BackboneSpec, backbone: nn.Module, train: Rows) -> Frozen:
     """Return the backbone with its stages found and its cuts checked."""
     probe = train.batch(range(min(2, len(train))))
     stages = find_stages(backbone, probe, declared=spec.stages, output=spec.output)
@@ -55,7 +56,7 @@ def open_backbone(context: Context, spec: BackboneSpec, backbone: nn.Module, tra
     if spec.weights is None and spec.transfer:
         notes.append("no weights are declared: whatever its factory makes is used")
     if spec.width is not None and spec.width != stages.width:
-        raise ValueError(f"its card says width {spec.width}; the network gives {stages.width} features")
+        raise PluginContractError(f"its card says width {spec.width}; the network gives {stages.width} features")
     record = SurveyRecord(
         backbone=spec.id,
         status="partial",
@@ -67,6 +68,14 @@ def open_backbone(context: Context, spec: BackboneSpec, backbone: nn.Module, tra
         notes=tuple(n for n in notes if n),
     )
     return Frozen(spec, backbone, stages, record)
+
+
+def go_on(context: Context, frozen: Frozen) -> None:
+    """Take up the survey of this backbone where an earlier job of this search, maybe elsewhere, left it."""
+    prefix = f"features-{slug(frozen.spec.id)}."
+    read = [int(p.name.removeprefix(prefix).split(".")[0]) for p in Path(context.work).glob(f"{prefix}*.safetensors")]
+    if read:
+        frozen.record = replace(frozen.record, rows=max(read), features=f"{prefix}{max(read)}.safetensors")
 
 
 def run_survey(
@@ -82,14 +91,18 @@ def run_survey(
     record, began = frozen.record, time.perf_counter()
     stop = min(job.rows, len(train))
     name = f"features-{slug(frozen.spec.id)}"
-    parts = load_features(context.path(f"{name}.{record.rows}.safetensors")) if record.rows else {}
+    parts = load_features(context.path(record.features)) if record.features else {}
     read = {"train": (train, record.rows, stop)} | (
         {"validation": (validation, 0, len(validation))} if job.last else {}
     )
     count = 0
     for split, (rows, start, end) in read.items():
-        new = _collect(frozen, rows, start, end, tick)
-        count += end - start
+        if split == "validation" and ("validation/0" in parts or stop < len(train)):
+            continue
+        limit = began + job.seconds if split == "train" else float("inf")
+        new = _collect(frozen, rows, start, end, tick, limit)
+        count += len(new[0])
+        stop = start + len(new[0]) if split == "train" else stop
         for depth, tensor in enumerate(new):
             old = parts.get(f"{split}/{depth}")
             parts[f"{split}/{depth}"] = tensor if old is None else torch.cat([old, tensor])
@@ -109,12 +122,14 @@ def run_survey(
     return frozen.record
 
 
-def _collect(frozen: Frozen, rows: Rows, start: int, stop: int, tick: Callable[[], None]) -> list[Tensor]:
+def _collect(frozen: Frozen, rows: Rows, start: int, stop: int, tick: Callable[[], None], limit: float) -> list[Tensor]:
     depths = max(1, len(frozen.stages))
     lists: list[list[Tensor]] = [[] for _ in range(depths)]
     for pools in features(frozen.backbone, frozen.stages, rows, frozen.spec.output, start=start, stop=stop, tick=tick):
         for held, pool in zip(lists, pools, strict=True):
             held.append(compact(pool))
+        if time.perf_counter() > limit:
+            break
     return [torch.cat(held) if held else torch.zeros(0, 0) for held in lists]
 
 
@@ -167,8 +182,8 @@ def final_features(path: Path) -> tuple[Tensor, Tensor] | None:
         last = max(depths)
         if f"validation/{last}" not in names:
             return None
-        pair: Any = (file.get_tensor(f"train/{last}").float(), file.get_tensor(f"validation/{last}").float())
-        return pair
+        train, validation = (file.get_tensor(f"{split}/{last}") for split in ("train", "validation"))
+        return train.float(), validation.float()
 
 
 def write_atomically(tensors: dict[str, Tensor], path: Path) -> None:

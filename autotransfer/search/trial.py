@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import traceback
@@ -18,10 +19,12 @@ from autotransfer.errors import AutotransferError, PluginContractError, TrialFai
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
+from autotransfer.search.candidates import values_of
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.survey import (
     Frozen,
     final_features,
+    go_on,
     load_features,
     open_backbone,
     run_survey,
@@ -38,6 +41,8 @@ from autotransfer.train.stages import find_stages
 if TYPE_CHECKING:
     from autotransfer.protocols import Task
 
+_ALWAYS = "."
+"""A file without a tensor cannot be told from a damaged one, so there is always this one."""
 LIVE = 2
 """Trainings that a worker keeps in memory; others come back from their checkpoints."""
 
@@ -89,12 +94,9 @@ class Worker:
         spec = self.context.specs[job.backbone]
         train, validation = self.rows(spec, "train"), self.rows(spec, "validation")
         if self.frozen is None or self.frozen.spec.id != spec.id:
-            backbone = self.backbone(spec, fit=True)
-            self.frozen = open_backbone(self.context, spec, backbone, train)
-            known = self.context.path(f"survey-{slug(spec.id)}.json")
-            self.frozen.record = _resumed(known, self.frozen.record)
+            self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
+            go_on(self.context, self.frozen)
         record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
-        _remember(self.context.path(f"survey-{slug(spec.id)}.json"), record)
         if job.last:
             self.frozen = None
         return record
@@ -113,7 +115,8 @@ class Worker:
         key = (job.id, job.rung - 1)
         trainer = self.live.pop(key, None) if job.rung else None
         if trainer is None:
-            trainer = self.trainer(job.recipe, self.context.path(job.survey) if job.survey else None)
+            features = self.context.path(job.survey) if job.survey and job.rows is None else None
+            trainer = self.trainer(job.recipe, features, rows=self._first_rows(job))
             if job.rung:
                 checkpoint.load(trainer, self.context.path(f"checkpoint-{job.id}"))
         whole = trainer.run(job.until, job.deadline)
@@ -144,6 +147,14 @@ class Worker:
             checkpoint=f"checkpoint-{job.id}",
         )
 
+    def _first_rows(self, job: RungJob) -> tuple[Rows, Rows | None] | None:
+        """Return the rows of a job that the budget does not let use all; None for any other."""
+        if job.rows is None:
+            return None
+        spec, data = self.context.specs[job.recipe.backbone], self.context.prepared
+        held = data.validation[: max(1, job.rows // 4)]
+        return data.rows(data.train[: job.rows], spec.input), data.rows(held, spec.input)
+
     def _best_scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Score the best weights, then put the latest ones back."""
         latest = trainer.snapshot()
@@ -159,8 +170,7 @@ class Worker:
         strategy = self.registry.strategy(recipe.strategy)
         train, validation = rows or (self.rows(spec, "train"), self.rows(spec, "validation"))
         network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train, self.device)
-        values = {**recipe.values, "freeze": recipe.freeze} if recipe.freeze is not None else dict(recipe.values)
-        phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values)
+        phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values_of(recipe))
         pooled = final_features(features) if features is not None and rows is None else None
         return Trainer(
             TrainingJob(
@@ -208,17 +218,13 @@ def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: 
     file = context.path(f"fitted-{slug(spec.id)}.safetensors")
     values = file.with_suffix(".json")
     if rows is None or file.exists():
-        from autotransfer.codec import from_json
-
-        tensors = {n: t for n, t in load_features(file).items() if n != "."}
-        body = __import__("json").loads(values.read_text(encoding="utf-8"))
-        return FittedState(tensors=tensors, values=from_json(dict, body) if not isinstance(body, dict) else body)
-    batches = (
-        rows.batch(range(i, min(i + EVALUATION_BATCH, len(rows)))) for i in range(0, len(rows), EVALUATION_BATCH)
-    )
-    state = module.fit(batches, rows.targets)
-    write_atomically({**state.tensors, ".": torch.zeros(1)}, file)
-    values.write_text(__import__("json").dumps(dict(state.values)), encoding="utf-8")
+        tensors = {n: t for n, t in load_features(file).items() if n != _ALWAYS}
+        return FittedState(tensors=tensors, values=json.loads(values.read_text(encoding="utf-8")))
+    starts = range(0, len(rows), EVALUATION_BATCH)
+    state = module.fit((rows.batch(range(i, min(i + EVALUATION_BATCH, len(rows)))) for i in starts), rows.targets)
+    values.parent.mkdir(parents=True, exist_ok=True)
+    values.write_text(json.dumps(dict(state.values)), encoding="utf-8")
+    write_atomically({**state.tensors, _ALWAYS: torch.zeros(1)}, file)
     return state
 
 

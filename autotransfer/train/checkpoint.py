@@ -23,13 +23,19 @@ if TYPE_CHECKING:
     from autotransfer.train.loop import Trainer
 
 
-def save(trainer: Trainer, folder: Path) -> None:
-    """Write what a trainer needs to go on: only tensors that training may have changed."""
-    tensors = {f"now/{n}": t for n, t in trainer.snapshot().items()}
-    tensors |= {f"best/{n}": t for n, t in trainer.best_state.items()}
-    tensors |= {f"initial/{n}": t for n, t in trainer.initial.items()}
-    tensors |= {f"average/{n}": t for n, t in trainer.average.items()}
-    tensors |= {f"optimizer/{n}": t for n, t in _optimizer_tensors(trainer).items()}
+def save(trainer: Trainer, folder: Path, lean: bool = False) -> None:
+    """Write what a trainer needs to go on: only tensors that training may have changed.
+
+    Args:
+        trainer: whose state it is.
+        folder: replaced as a whole.
+        lean: it will not go on: only the best weights are kept.
+    """
+    tensors = {f"best/{n}": t for n, t in trainer.best_state.items()}
+    if not lean:
+        tensors |= {f"now/{n}": t for n, t in trainer.snapshot().items()}
+        tensors |= {f"average/{n}": t for n, t in trainer.average.items()}
+        tensors |= {f"optimizer/{n}": t for n, t in _optimizer_tensors(trainer).items()}
     if trainer.own_term is not None:
         tensors |= {f"own_term/{n}": t for n, t in trainer.own_term.state_dict().items()}
     meta = {
@@ -67,7 +73,8 @@ def load(trainer: Trainer, folder: Path) -> None:
         meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         raise TrialFailedError(f"the checkpoint {folder.name} cannot be read: {error}") from error
-    trainer.initial |= _part(tensors, "initial")
+    for phase in range(meta["phase"]):  # earlier phases have touched tensors too, and the first values are wanted
+        trainer.enter(phase)
     if trainer.own_term is not None:
         trainer.own_term.load_state_dict(_part(tensors, "own_term"))
     if meta["phase"] >= 0:

@@ -1,0 +1,110 @@
+"""Run folders: what a search leaves on disk, whose it is, and whether it may go on."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from autotransfer.codec import to_json
+from autotransfer.config import Settings, to_yaml
+from autotransfer.errors import ConfigError
+
+
+class RunFolder:
+    """A run's folder: ``run.yaml profile.json plan.json plugins.json trials.jsonl model/``.
+
+    Without ``out`` it is a temporary one, removed at the end.
+    """
+
+    def __init__(self, out: str | Path | None) -> None:
+        self.kept = out is not None
+        self.path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="autotransfer-run-"))
+        self.work = self.path / ".work"
+
+    @property
+    def ledger(self) -> Path | None:
+        """Where records are appended."""
+        return self.path / "trials.jsonl" if self.kept else None
+
+    @property
+    def model(self) -> Path:
+        """Where the model is saved."""
+        return self.path / "model"
+
+    @contextlib.contextmanager
+    def opened(self, settings: Settings, name: str) -> Iterator[Mapping[str, Any] | None]:
+        """Hold the folder for one run; give what a finished run of the same identity left, or None.
+
+        Raises:
+            ConfigError: it is no run folder, is another run's, or is in use.
+        """
+        held = self._state()
+        if held is not None and held.get("identity") != name:
+            raise ConfigError(
+                f"{self.path} holds another run (other data, arguments or seed); choose another --out, or remove it"
+            )
+        if held is None and self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path} exists and is no run folder; choose another --out")
+        self.work.mkdir(parents=True, exist_ok=True)
+        lock = (self.path / ".lock").open("w", encoding="utf-8")
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.path} is in use by another run; wait for it or choose another --out"
+                ) from error
+            if held is None:
+                self.write("run.yaml", to_yaml(settings, identity=name))
+            finished = held.get("finished") if held else None
+            yield finished if self.model.exists() else None
+        finally:
+            lock.close()
+            if not self.kept:
+                shutil.rmtree(self.path, ignore_errors=True)
+
+    def _state(self) -> dict[str, Any] | None:
+        import yaml
+
+        file = self.path / "run.yaml"
+        if not file.exists():
+            return None
+        try:
+            body = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+        return body if isinstance(body, dict) else {}
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the folder whole or not at all."""
+        temporary = self.path / f".{name}.part"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as readable JSON."""
+        self.write(name, json.dumps(to_json(value), indent=1, ensure_ascii=False) + "\n")
+
+    def close(self, settings: Settings, name: str, *, complete: bool) -> None:
+        """Say that the run is over; a complete one needs its features and checkpoints no more."""
+        limit = settings.limit
+        finished = {"seconds": limit.seconds, "trials": limit.trials, "complete": complete}
+        self.write("run.yaml", to_yaml(settings, identity=name, finished=finished))
+        if complete:
+            shutil.rmtree(self.work, ignore_errors=True)
+
+
+def grew(settings: Settings, finished: Mapping[str, Any]) -> bool:
+    """Return whether a run that was finished should go on: it was cut short, or has a larger budget now."""
+    if not finished.get("complete"):
+        return True
+    limit = settings.limit
+    pairs = ((limit.seconds, finished.get("seconds")), (limit.trials, finished.get("trials")))
+    return any(now is not None and before is not None and now > before for now, before in pairs)
