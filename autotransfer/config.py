@@ -1,165 +1,341 @@
-"""The arguments of a fit: one dataclass, mirrored by YAML and by the command line."""
+"""The arguments of a fit: checked together, read from and written to YAML."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from autotransfer.codec import digest
 from autotransfer.errors import ConfigError, faults, suggestion
 from autotransfer.schema import Budget
-from autotransfer.space import Domain, parse_domain
+from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, parse_domain
 from autotransfer.spec import MODALITIES
 
 EXECUTORS = ("ray", "serial")
-RESOURCES = ("cpus", "gpus", "step_seconds")
-_PLACES = ("budget", "trials", "executor", "max_workers", "address", "out", "offline", "resources", "data", "plugins")
-"""Arguments that change where and how long a run goes on, not what it answers."""
+STEP_SECONDS = 300.0
+RESOURCES: Mapping[str, float] = {"cpus": 1, "gpus": 0, "step_seconds": STEP_SECONDS}
+"""What one trial takes by default, and after how many silent seconds it is taken to hang."""
+LATER: Mapping[str, str] = {
+    "unlabeled": "rows without labels cannot be used yet; leave it out",
+    "address": "a cluster cannot be joined yet; leave it out, and the run starts Ray on this machine",
+}
+"""Arguments that have their name already, and no meaning yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every argument of :func:`autotransfer.fit`, by the same name."""
+    """Every argument of :func:`autotransfer.fit`, as the caller gave it."""
 
-    data: Any
+    data: Any = None
+    """Labelled rows: a folder, a table, (X, y), or a dataset."""
     target: str | None = None
+    """Name of the target column, where the data have columns."""
     task: str | None = None
+    """``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target."""
     modality: str | None = None
+    """``image``; None: what the data are."""
     metric: str | None = None
+    """What decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers."""
     validation: Any = None
+    """Source of the validation rows; None: those that come with the data, or drawn from them."""
     test: Any = None
+    """Source of the held-out rows; None: those that come with the data, or drawn from them."""
     groups: Any = None
+    """A column, or one value a row; rows of one group stay in one split."""
     unlabeled: Any = None
-    backbones: Sequence[str] | None = None
-    strategies: Sequence[str] | None = None
-    space: Mapping[str, Any] = field(default_factory=dict)
+    """Rows without labels (not yet)."""
+    backbones: str | Sequence[str] | None = None
+    """Ids or patterns such as ``packs/*``; None: at most eight by prior and price."""
+    strategies: str | Sequence[str] | None = None
+    """Ids of strategies; None: all that suit."""
+    space: Mapping[str, Any] | None = None
+    """Domains in place of the strategies' own: a value, a list, ``{log: [1e-4, 1e-2]}`` ..."""
     budget: str | float | None = None
+    """Seconds of wall clock, or a text such as ``10m``; downloads are left out."""
     trials: int | None = None
+    """Number of trials, for a run that can be repeated exactly."""
     refit: bool = False
+    """The winner is trained again on training and validation rows."""
     plugins: Sequence[Any] = ()
+    """Plugin files, module names or modules, beside the installed plugins."""
     executor: str = "ray"
+    """``ray``, or ``serial``: in this process."""
     address: str | None = None
+    """Of a running Ray cluster (not yet)."""
     max_workers: int | None = None
-    resources: Mapping[str, float] = field(default_factory=dict)
+    """Trials that may run at the same time; None: as many as fit."""
+    resources: Mapping[str, float] | None = None
+    """``cpus`` and ``gpus`` of one trial, and ``step_seconds``: a step that takes longer is taken to hang."""
     seed: int = 0
     offline: bool = False
+    """The network is never touched."""
     out: str | Path | None = None
+    """The run's folder; None: nothing is kept but the model in memory."""
 
-    @property
-    def limit(self) -> Budget:
-        """The budget, parsed."""
-        return Budget.parse(self.budget, self.trials)
-
-    @property
-    def domains(self) -> dict[str, Domain]:
-        """The caller's space, parsed."""
-        return {name: parse_domain(name, given) for name, given in self.space.items()}
-
-    def checked(self) -> Settings:
-        """Return these settings if nothing is wrong with them.
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], where: str = "fit") -> Settings:
+        """Return checked settings from arguments by name.
 
         Raises:
-            ConfigError: every fault that can be seen before the data are, in one text.
+            ConfigError: unknown names and wrong values, all of them at once.
         """
-        found = [*_parse_faults(self), *_type_faults(self)]
+        known = {f.name for f in dataclasses.fields(cls)}
+        found = [f"{where} has no argument {n!r}{suggestion(str(n), known)}" for n in arguments if n not in known]
+        settings = cls(**{n: v for n, v in arguments.items() if n in known})
+        found += settings.faults()
         if found:
-            raise ConfigError(faults("wrong arguments" if len(found) > 1 else "wrong argument", found))
+            raise ConfigError(faults("the arguments of this run are wrong", found))
+        return settings
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Return checked settings from a run file; ``overrides`` win over it.
+
+        Relative paths in the file are relative to the working folder, as they are on the command line.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds unknown keys or wrong values, all of them at once.
+        """
+        return cls.of({**read_yaml(path), **(overrides or {})}, where=str(path))
+
+    def to_yaml(self) -> str:
+        """Return the arguments that differ from their defaults as YAML; data in memory are named in a comment."""
+        comments, body = [], {}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if value is None or value == () or (isinstance(value, (str, int, float)) and value == one.default):
+                continue
+            if one.name in ("data", "validation", "test", "groups") and not isinstance(value, (str, Path)):
+                comments.append(f"# {one.name}: {type(value).__name__} in memory; to resume, give it again\n")
+                continue
+            body[one.name] = _plain(value)
+        return "".join(comments) + (yaml.safe_dump(body, sort_keys=False, allow_unicode=True) if body else "")
+
+    def check(self) -> Settings:
+        """Return these settings.
+
+        Raises:
+            ConfigError: what is wrong with them, all faults at once.
+        """
+        found = self.faults()
+        if found:
+            raise ConfigError(faults("the arguments of this run are wrong", found))
         return self
 
+    def faults(self) -> list[str]:
+        """Return what is wrong, one text a fault."""
+        return [
+            *([] if self.data is not None else ["data is missing; give a folder, a table, (X, y) or a dataset"]),
+            *(f"{n}: {text}" for n, text in LATER.items() if getattr(self, n) is not None),
+            *self._types(),
+            *self._names(),
+            *self._amounts(),
+            *_resource_faults(self.resources),
+            *_space_faults(self.space),
+        ]
 
-def _parse_faults(s: Settings) -> list[str]:
+    def limits(self) -> Budget:
+        """Return the budget, parsed."""
+        return Budget.parse(self.budget, self.trials)
+
+    def domains(self) -> dict[str, Domain]:
+        """Return the space, parsed."""
+        return {name: parse_domain(name, given) for name, given in (self.space or {}).items()}
+
+    def share(self) -> dict[str, float]:
+        """Return ``cpus``, ``gpus`` and ``step_seconds``, each as given or by default."""
+        return {**RESOURCES, **(self.resources or {})}
+
+    def _types(self) -> list[str]:
+        found = []
+        for name in ("target", "task", "modality", "metric", "executor"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                found.append(f"{name} is {value!r:.60}; wanted a text")
+        for name in ("refit", "offline"):
+            if not isinstance(getattr(self, name), bool):
+                found.append(f"{name} is {getattr(self, name)!r:.60}; wanted true or false")
+        for name in ("backbones", "strategies"):
+            value = getattr(self, name)
+            if value is not None and (not as_names(value) or not all(isinstance(v, str) for v in as_names(value))):
+                found.append(f"{name} is {value!r:.60}; wanted an id, or a list of ids")
+        if isinstance(self.plugins, (str, Path)):
+            found.append(f"plugins is {str(self.plugins)!r}; wanted a list of files or modules")
+        if self.out is not None and not isinstance(self.out, (str, Path)):
+            found.append(f"out is {self.out!r:.60}; wanted the path of a folder")
+        if not _whole(self.seed) or self.seed < 0:
+            found.append(f"seed is {self.seed!r:.60}; wanted a whole number, 0 or more")
+        return found
+
+    def _names(self) -> list[str]:
+        found = []
+        if isinstance(self.executor, str) and self.executor not in EXECUTORS:
+            found.append(
+                f"no executor is called {self.executor!r}{suggestion(self.executor, EXECUTORS)}; "
+                f"known: {', '.join(EXECUTORS)}"
+            )
+        if isinstance(self.modality, str) and self.modality not in MODALITIES:
+            found.append(
+                f"no modality is called {self.modality!r}{suggestion(self.modality, MODALITIES)}; "
+                f"known: {', '.join(MODALITIES)}"
+            )
+        return found + _task_faults(self.task, self.metric)
+
+    def _amounts(self) -> list[str]:
+        found = []
+        if self.trials is not None and not _whole(self.trials):
+            found.append(f"trials is {self.trials!r:.60}; wanted a whole number, 1 or more")
+        elif isinstance(self.budget, bool) or not isinstance(self.budget, (str, int, float, type(None))):
+            found.append(f"budget is {self.budget!r:.60}; wanted seconds, or a text such as '10m'")
+        else:
+            try:
+                self.limits()
+            except ConfigError as error:
+                found.append(str(error))
+        if self.max_workers is not None and (not _whole(self.max_workers) or self.max_workers < 1):
+            found.append(f"max_workers is {self.max_workers!r:.60}; wanted a whole number, 1 or more")
+        return found
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the keys of a run file.
+
+    Raises:
+        ConfigError: there is no such file, or it is no mapping in YAML.
+    """
+    try:
+        body = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the run file {str(path)!r} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the run file {str(path)!r} is no YAML: {' '.join(str(error).split())[:200]}") from error
+    if body is None:
+        return {}
+    if not isinstance(body, dict):
+        raise ConfigError(f"the run file {str(path)!r} holds {type(body).__name__}; wanted keys such as 'data: pets'")
+    return {str(k): v for k, v in body.items()}
+
+
+def as_names(given: Any) -> list[Any]:
+    """Return one id, a text of ids with commas, or several ids, as a list."""
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [part.strip() for part in given.split(",") if part.strip()]
+    return list(given) if isinstance(given, Iterable) else [given]
+
+
+def identity(settings: Settings, fingerprint: str) -> str:
+    """Return what names a run: data, seed and the arguments that change the answer.
+
+    Budget, trials, workers, executor and place may differ between the parts of one run.
+
+    Args:
+        settings: of the run.
+        fingerprint: of the data, splits included.
+    """
+    share = settings.share()
+    return digest(
+        {
+            "fingerprint": fingerprint,
+            "seed": settings.seed,
+            "task": settings.task,
+            "modality": settings.modality,
+            "metric": settings.metric,
+            "backbones": as_names(settings.backbones),
+            "strategies": sorted(as_names(settings.strategies)),
+            "space": {n: _plain(d) for n, d in settings.domains().items()},
+            "refit": settings.refit,
+            "plugins": [_plugin(p) for p in settings.plugins],
+            "cpus": share["cpus"],
+            "gpus": share["gpus"],
+        }
+    )
+
+
+def _plugin(given: Any) -> str:
+    """Return a plugin's name; of a file its content too, since another content gives another answer."""
+    name = _plain(given)
+    path = Path(name)
+    if path.suffix == ".py" and path.is_file():
+        return f"{path.stem} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return str(name)
+
+
+def _task_faults(task: Any, metric: Any) -> list[str]:
+    if not isinstance(task, str) and not isinstance(metric, str):
+        return []
+    from autotransfer.tasks import LATER as LATER_TASKS
+    from autotransfer.tasks import METRICS
+
     found = []
-    for read in (lambda: s.limit, lambda: s.domains):
+    if isinstance(task, str) and task not in METRICS:
+        later = " (planned)" if task in LATER_TASKS else ""
+        found.append(f"no task is called {task!r}{later}{suggestion(task, METRICS)}; known: {', '.join(METRICS)}")
+    if isinstance(metric, str):
+        names = METRICS.get(str(task), [m for own in METRICS.values() for m in own])
+        known = list(dict.fromkeys(names))
+        if metric not in known:
+            found.append(f"no metric is called {metric!r}{suggestion(metric, known)}; known: {', '.join(known)}")
+    return found
+
+
+def _resource_faults(resources: Any) -> list[str]:
+    if resources is None:
+        return []
+    if not isinstance(resources, Mapping):
+        return [f"resources is {resources!r:.60}; wanted keys such as cpus: 2"]
+    found = []
+    for name, value in resources.items():
+        if name not in RESOURCES:
+            known = ", ".join(RESOURCES)
+            found.append(f"resources has no key {name!r}{suggestion(str(name), RESOURCES)}; known: {known}")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            found.append(f"resources.{name} is {value!r:.60}; wanted a number, 0 or more")
+        elif name == "cpus" and (not _whole(value) or value < 1):
+            found.append(f"resources.cpus is {value!r}; wanted a whole number, 1 or more")
+        elif name == "step_seconds" and not value > 0:
+            found.append(f"resources.step_seconds is {value!r}; wanted more than 0")
+    return found
+
+
+def _space_faults(space: Any) -> list[str]:
+    if space is None:
+        return []
+    if not isinstance(space, Mapping):
+        return [f"space is {space!r:.60}; wanted names and their domains, such as lr: {{log: [1e-4, 1e-2]}}"]
+    found = []
+    for name, given in space.items():
         try:
-            read()
-        except (ConfigError, TypeError, AttributeError) as error:
+            parse_domain(str(name), given)
+        except ConfigError as error:
             found.append(str(error))
     return found
 
 
-def _type_faults(s: Settings) -> list[str]:
-    found = []
-    if s.executor not in EXECUTORS:
-        found.append(f"executor is {s.executor!r}{suggestion(str(s.executor), EXECUTORS)}; wanted ray or serial")
-    if s.modality is not None and s.modality not in MODALITIES:
-        found.append(f"modality is {s.modality!r}{suggestion(str(s.modality), MODALITIES)}; known: image, text, audio")
-    if s.max_workers is not None and not (_whole(s.max_workers) and s.max_workers >= 1):
-        found.append(f"max_workers is {s.max_workers!r}; wanted a whole number, 1 or more")
-    if not _whole(s.seed):
-        found.append(f"seed is {s.seed!r}; wanted a whole number")
-    for name in ("backbones", "strategies"):
-        given = getattr(s, name)
-        if given is not None and (isinstance(given, str) or not given or not all(isinstance(g, str) for g in given)):
-            found.append(f"{name} is {given!r}; wanted a list of ids or patterns, such as ['packs/*']")
-    for name in s.resources:
-        if name not in RESOURCES:
-            found.append(f"resources holds {name!r}{suggestion(name, RESOURCES)}; known: {', '.join(RESOURCES)}")
-        elif not isinstance(s.resources[name], (int, float)) or s.resources[name] < 0:
-            found.append(f"resources[{name!r}] is {s.resources[name]!r}; wanted a number, 0 or more")
-    if isinstance(s.target, (list, tuple)):
-        found.append(f"target is {s.target!r}: several targets at once are not supported yet; give one column")
-    if s.unlabeled is not None:
-        found.append("unlabeled data are not used yet (domain adaptation is planned); leave the argument out")
-    if s.address is not None:
-        found.append("address is not used yet (other machines are planned); a Ray that is already running here is used")
-    return found
+def _plain(value: Any) -> Any:
+    """Return an argument as YAML holds it."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Choice):
+        return list(value.values)
+    if isinstance(value, (Integer, Uniform, LogUniform)):
+        return {value.kind: [value.low, value.high]}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return getattr(value, "__name__", value)
+    return [_plain(v) for v in value]
 
 
-def _whole(value: object) -> bool:
+def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def identity(settings: Settings, fingerprint: str) -> str:
-    """Return what makes a run this run: the data, the arguments that change the answer, and the seed."""
-    body = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name not in _PLACES}
-    for source in ("validation", "test", "groups"):
-        body[source] = body[source] is not None  # their content is in the fingerprint
-    return digest([body, fingerprint], 32)
-
-
-def from_yaml(path: str | Path, **flags: Any) -> Settings:
-    """Return the settings of a YAML file; flags that are not None take the file's place.
-
-    Raises:
-        ConfigError: the file cannot be read, or has unknown keys (all of them, with suggestions).
-    """
-    import yaml
-
-    try:
-        body = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"the run file {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(body, dict):
-        raise ConfigError(f"the run file {str(path)!r} holds {type(body).__name__}; wanted keys and values")
-    known = [f.name for f in dataclasses.fields(Settings)]
-    body = {k: v for k, v in body.items() if k not in ("identity", "finished")}
-    unknown = [f"{k!r} is no argument{suggestion(str(k), known)}" for k in body if k not in known]
-    if unknown:
-        raise ConfigError(faults(f"unknown keys in {path}", unknown))
-    merged = {**body, **{k: v for k, v in flags.items() if v is not None}}
-    if "data" not in merged:
-        raise ConfigError(f"{path} names no data; add 'data: path' or give it on the command line")
-    return Settings(**merged)
-
-
-def to_yaml(settings: Settings, **extra: Any) -> str:
-    """Return settings as YAML; data in memory are named by their type alone."""
-    import yaml
-
-    body = {f.name: _shown(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
-    return str(yaml.safe_dump({**body, **extra}, sort_keys=False, allow_unicode=True))
-
-
-def _shown(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(k): _shown(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)) and all(isinstance(v, (str, int, float, bool, Path)) for v in value):
-        return [_shown(v) for v in value]
-    return f"<{type(value).__name__} in memory>"
+__all__ = ["EXECUTORS", "RESOURCES", "Settings", "as_names", "identity", "read_yaml"]
