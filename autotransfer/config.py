@@ -26,6 +26,8 @@ LATER: Mapping[str, str] = {
     "address": "a cluster cannot be joined yet; leave it out, and the run starts Ray on this machine",
 }
 """Arguments that have their name already, and no meaning yet."""
+MARKS = ("identity", "finished")
+"""Keys of a run file that are no arguments: a run folder's own notes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,19 +106,6 @@ class Settings:
         """
         return cls.of({**read_yaml(path), **(overrides or {})}, where=str(path))
 
-    def to_yaml(self) -> str:
-        """Return the arguments that differ from their defaults as YAML; data in memory are named in a comment."""
-        comments, body = [], {}
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            if value is None or value == () or (isinstance(value, (str, int, float)) and value == one.default):
-                continue
-            if one.name in ("data", "validation", "test", "groups") and not isinstance(value, (str, Path)):
-                comments.append(f"# {one.name}: {type(value).__name__} in memory; to resume, give it again\n")
-                continue
-            body[one.name] = _plain(value)
-        return "".join(comments) + (yaml.safe_dump(body, sort_keys=False, allow_unicode=True) if body else "")
-
     def check(self) -> Settings:
         """Return these settings.
 
@@ -140,7 +129,8 @@ class Settings:
             *_space_faults(self.space),
         ]
 
-    def limits(self) -> Budget:
+    @property
+    def limit(self) -> Budget:
         """Return the budget, parsed."""
         return Budget.parse(self.budget, self.trials)
 
@@ -195,7 +185,7 @@ class Settings:
             found.append(f"budget is {self.budget!r:.60}; wanted seconds, or a text such as '10m'")
         else:
             try:
-                self.limits()
+                Budget.parse(self.budget, self.trials)
             except ConfigError as error:
                 found.append(str(error))
         if self.max_workers is not None and (not _whole(self.max_workers) or self.max_workers < 1):
@@ -203,8 +193,30 @@ class Settings:
         return found
 
 
+def to_yaml(settings: Settings, *, identity: str | None = None, finished: Mapping[str, Any] | None = None) -> str:
+    """Return the arguments that differ from their defaults as YAML; data in memory are named in a comment.
+
+    Args:
+        settings: the arguments.
+        identity: of the run, from :func:`identity`.
+        finished: what a run folder notes of a run that is over; :meth:`Settings.from_yaml` skips both.
+    """
+    comments, body = [], {}
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if value is None or (isinstance(value, (str, int, float, tuple, list)) and value == one.default):
+            continue
+        if one.name in ("data", "validation", "test", "groups") and not isinstance(value, (str, Path)):
+            comments.append(f"# {one.name}: {type(value).__name__} in memory; to resume, give it again\n")
+            continue
+        body[one.name] = _plain(value)
+    marks = {"identity": identity, "finished": None if finished is None else dict(finished)}
+    body |= {name: mark for name, mark in marks.items() if mark is not None}
+    return "".join(comments) + (yaml.safe_dump(body, sort_keys=False, allow_unicode=True) if body else "")
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return the keys of a run file.
+    """Return the arguments that a run file holds.
 
     Raises:
         ConfigError: there is no such file, or it is no mapping in YAML.
@@ -219,7 +231,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(body, dict):
         raise ConfigError(f"the run file {str(path)!r} holds {type(body).__name__}; wanted keys such as 'data: pets'")
-    return {str(k): v for k, v in body.items()}
+    return {str(k): v for k, v in body.items() if k not in MARKS}
 
 
 def as_names(given: Any) -> list[Any]:
@@ -338,4 +350,4 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-__all__ = ["EXECUTORS", "RESOURCES", "Settings", "as_names", "identity", "read_yaml"]
+__all__ = ["EXECUTORS", "RESOURCES", "Settings", "as_names", "identity", "read_yaml", "to_yaml"]
