@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -23,7 +24,9 @@ def to_json(value: Any) -> Any:
     union of dataclasses can be read back.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        floats = _floats(type(value))  # 1 and 1.0 are one value of such a field, so they have one form and one hash
         body = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        body |= {n: float(body[n]) for n in floats if type(body[n]) is int}
         return {"kind": getattr(value, "kind", ""), **body} if _tagged(type(value)) else body
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
@@ -53,6 +56,13 @@ def dumps(value: Any) -> str:
 def digest(value: Any, length: int = 16) -> str:
     """Return the first ``length`` hexadecimal digits of the SHA-256 of ``value``'s canonical JSON."""
     return hashlib.sha256(dumps(value).encode()).hexdigest()[:length]
+
+
+@functools.cache
+def _floats(cls: type) -> frozenset[str]:
+    """Return the fields that hold a float, or a float or None."""
+    hints = typing.get_type_hints(cls)
+    return frozenset(n for n, h in hints.items() if h is float or set(typing.get_args(h)) == {float, type(None)})
 
 
 def _tagged(cls: type) -> bool:
@@ -100,7 +110,8 @@ def _read_union(args: tuple[Any, ...], body: Any, where: str) -> Any:
     for option in options:
         try:
             exact = option in (str, bool, int, float)
-            if exact and type(body) is not option:
+            whole = option is float and int not in options and type(body) is int
+            if exact and type(body) is not option and not whole:
                 continue
             return _read(option, body, where)
         except ModelError:

@@ -41,6 +41,8 @@ class Integer:
 
     def __post_init__(self) -> None:
         _ordered(self.low, self.high)
+        if not (isinstance(self.low, int) and isinstance(self.high, int)):
+            raise ConfigError(f"an int domain needs whole ends, got {self.low} and {self.high}")
 
     def sample(self, rng: Random) -> Scalar:
         """Return one whole number, each as likely as the others."""
@@ -112,7 +114,7 @@ def parse_domain(name: str, given: Any) -> Domain:
         return given
     if given is None or isinstance(given, (str, int, float, bool)):
         return Choice((given,))
-    if isinstance(given, (list, tuple)):
+    if isinstance(given, (list, tuple)) and all(v is None or isinstance(v, (str, int, float, bool)) for v in given):
         return Choice(tuple(given))
     if isinstance(given, Mapping) and len(given) == 1:
         (kind, ends), *_ = given.items()

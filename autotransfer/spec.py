@@ -126,13 +126,16 @@ class BackboneSpec:
     def __post_init__(self) -> None:
         named: Any = self.factory
         if callable(named):
-            object.__setattr__(self, "factory", f"{named.__module__}:{named.__qualname__}")
+            path = getattr(named, "__qualname__", repr(named))  # an instance or a partial has no name to find it by
+            object.__setattr__(self, "factory", f"{named.__module__}:{path}")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+/\S+", self.id):
             raise PluginContractError(f"a backbone id is namespace/name, got {self.id!r}")
         if not re.fullmatch(r"[\w.]+:[\w.]+", self.factory):
             raise PluginContractError(f"the factory of {self.id} is 'package.module:callable', got {self.factory!r}")
         if self.modality not in MODALITIES:
             raise PluginContractError(f"{self.id} has modality {self.modality!r}; known: {', '.join(MODALITIES)}")
+        if self.input.kind != self.modality:
+            raise PluginContractError(f"{self.id} is for {self.modality}, but its input is {type(self.input).__name__}")
         if self.output not in OUTPUTS:
             raise PluginContractError(f"{self.id} has output {self.output!r}; known: {', '.join(OUTPUTS)}")
         if self.fitted and self.stages:
