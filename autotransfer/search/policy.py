@@ -226,9 +226,9 @@ class Search:
         self._drop({r.id for r in self.records.values() if r.status in ("done", "stopped")})
 
     def _drop(self, ids: set[str]) -> None:
-        """Remove the checkpoints of trials that will not go on, the leader's left out."""
+        """Remove the checkpoints of trials that will not go on; the leader's and those of baselines stay."""
         leader = self.leader()
-        for id in ids - {leader.id if leader else ""}:
+        for id in {i for i in ids if i.startswith("t")} - {leader.id if leader else ""}:
             shutil.rmtree(self.context.path(f"checkpoint-{id}"), ignore_errors=True)
 
     # The survey.

@@ -173,6 +173,14 @@ class PolicySearcher(Searcher):
             return f"it hung: nothing came for {self.context.step_seconds:g} s, so its worker was killed ({where})"
         return "its worker process died: out of memory, or a crash in native code"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PolicySearcher:
+        """Return itself: a running policy cannot be copied."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return an empty searcher: what Tune writes of its tuner is never read again."""
+        return Searcher, ()
+
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: a run goes on from our ledger."""
 

@@ -1,0 +1,315 @@
+"""``fit``, from top to bottom."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotransfer import pool as pools
+from autotransfer import weights
+from autotransfer.config import Settings, as_names, identity, read_yaml
+from autotransfer.data import Prepared, prepare
+from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
+from autotransfer.registry import Registry
+from autotransfer.runs import RunFolder, grew
+from autotransfer.schema import Plan, Profile, Refusal, RunRecord
+from autotransfer.search import serial
+from autotransfer.search.candidates import Proposer, Space
+from autotransfer.search.jobs import Context
+from autotransfer.search.ledger import Ledger
+from autotransfer.search.policy import HEADS_ONLY, UNLIMITED_SECONDS, Search
+
+if TYPE_CHECKING:
+    from autotransfer.model import TransferModel
+
+Notify = Callable[..., None]
+STARTING = {"ray": 8.0, "serial": 1.0}
+"""Seconds kept back for stopping the executor and saving the model."""
+
+
+def silent(event: str, **facts: Any) -> None:
+    """Take no notice of events."""
+
+
+@dataclass
+class Ready:
+    """Everything that is known before a network is run."""
+
+    settings: Settings
+    registry: Registry
+    prepared: Prepared
+    pool: pools.Pool
+    space: Space
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """Plugins, backbones and strategies that are not used."""
+        return [*self.registry.refusals(), *self.pool.refusals, *self.space.refusals]
+
+
+def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
+    """Return the best fine-tuned model for the data.
+
+    Raises:
+        ConfigError, DataError, UnknownNameError: what the caller can mend, before anything is trained.
+        NoTrialSucceededError: every trial failed; the text has the reasons.
+    """
+    began, cpu = time.time(), _cpu_seconds()
+    ready = make_ready(settings.check(), notify)
+    folder, name = RunFolder(settings.out), identity(settings, ready.prepared.profile.fingerprint)
+    with folder.opened(settings, name) as finished:
+        if finished is not None and not grew(settings, finished):
+            from autotransfer.model import load
+
+            return load(folder.model, plugins=settings.plugins)
+        folder.write_json("profile.json", ready.prepared.profile)
+        folder.write_json("plugins.json", [i.to_json() for i in ready.registry.plugins()])
+        files, loading = _fetched(ready, notify)
+        plan = _plan(ready)
+        folder.write_json("plan.json", plan)
+        search = _search(ready, folder, files, began + loading, notify)
+        _run(search, ready, folder, notify)
+        run = _told(search, ready, plan, began, cpu, loading)
+        model = _finish(search, ready, run, notify)
+        if folder.kept:
+            model = model.finished(time.time() - began - loading, _cpu_seconds() - cpu + _worker_seconds(search))
+            model.save(folder.model)
+            folder.close(settings, name, complete=search.status != "interrupted")
+            notify("saved", path=str(folder.model))
+    return model
+
+
+def profile(settings: Settings) -> Profile:
+    """Return what there is to know of the data before a network sees them."""
+    return _prepared(settings.check(), Registry.discover(settings.plugins)).profile
+
+
+def plan(settings: Settings) -> Plan:
+    """Return what a fit would do, without downloading or training."""
+    return _plan(make_ready(settings.check(), silent))
+
+
+def resume(path: str | Path, notify: Notify = silent, **flags: Any) -> TransferModel:
+    """Go on with the run of a folder, with its own arguments; ``budget`` and ``max_workers`` may change.
+
+    Raises:
+        ConfigError: the folder is none, or its data were in memory.
+    """
+    file = Path(path) / "run.yaml"
+    if not file.exists():
+        raise ConfigError(f"{str(path)!r} is no run folder: it has no run.yaml")
+    arguments = {**read_yaml(file), **flags, "out": str(path)}
+    if arguments.get("data") is None:
+        raise ConfigError(f"the data of {path} were in memory; call fit(data, out={str(path)!r}) with them to go on")
+    return fit(Settings.of(arguments, where=str(file)), notify)
+
+
+def make_ready(settings: Settings, notify: Notify) -> Ready:
+    """Read and profile the data, choose the pool and the strategies."""
+    registry = Registry.discover(settings.plugins)
+    strategies = pools.choose_strategies(registry, as_names(settings.strategies) or None)
+    prepared = _prepared(settings, registry)
+    notify("profile", profile=prepared.profile)
+    chosen = pools.choose(registry, prepared.profile.modality, as_names(settings.backbones) or None, settings.offline)
+    if not any(s.transfer for s in chosen.specs):
+        raise ConfigError(_no_backbone(prepared.profile, [*registry.refusals(), *chosen.refusals]))
+    space = Space(
+        profile=prepared.profile,
+        specs={s.id: s for s in chosen.specs},
+        strategies=strategies,
+        given=settings.domains(),
+        seed=settings.seed,
+        threads=max(1, int(settings.share()["cpus"])),
+    )
+    space.unknown_values()
+    ready = Ready(settings, registry, prepared, chosen, space)
+    notify("pool", ids=[s.id for s in chosen.specs], refusals=ready.refusals)
+    return ready
+
+
+def _prepared(settings: Settings, registry: Registry) -> Prepared:
+    wanted = ("target", "task", "modality", "metric", "validation", "test", "groups", "seed")
+    return prepare(settings.data, registry=registry, **{n: getattr(settings, n) for n in wanted})
+
+
+def _no_backbone(found: Profile, refusals: list[Refusal]) -> str:
+    lines = "\n".join(f"  - {r.name}: {r.reason}" for r in refusals) or "  (no plugin offers any)"
+    return (
+        f"no {found.modality} backbone can be used:\n{lines}\n"
+        "fetch weights where there is a network (autotransfer weights fetch ID), or name others with backbones="
+    )
+
+
+def _fetched(ready: Ready, notify: Notify) -> tuple[dict[str, str], float]:
+    """Return the paths of all weights and the seconds spent on downloads; what cannot be had is left out."""
+    began, files = time.time(), dict[str, str]()
+    for spec in list(ready.pool.specs):
+        if spec.weights is None:
+            continue
+        if weights.available(spec.weights, ready.settings.offline):
+            notify("download", id=spec.id, bytes=spec.weights.bytes or 0)
+        try:
+            files[spec.id] = str(weights.fetch(spec.weights, offline=ready.settings.offline))
+        except WeightsError as error:
+            ready.pool.specs.remove(spec)
+            ready.pool.refusals.append(Refusal(name=spec.id, reason=str(error)))
+    ready.space.specs = {s.id: s for s in ready.pool.specs}
+    if not any(s.transfer for s in ready.pool.specs):
+        raise ConfigError(_no_backbone(ready.prepared.profile, ready.refusals))
+    return files, time.time() - began
+
+
+def _plan(ready: Ready) -> Plan:
+    transferring = [s for s in ready.pool.specs if s.transfer]
+    largest = max(transferring, key=lambda s: (s.params or 0, s.id)).id
+    proposer = Proposer(ready.space, [], [s.id for s in transferring], largest)
+    return Plan(
+        backbones=tuple(s.id for s in ready.pool.specs),
+        candidates=(*proposer.baselines(), *proposer.guaranteed()),
+        refusals=tuple(ready.refusals),
+        download_bytes=ready.pool.download_bytes,
+        licences={s.id: s.licence for s in ready.pool.specs},
+        notes=("the survey may choose other backbones for the guaranteed candidates",),
+    )
+
+
+def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: float, notify: Notify) -> Search:
+    settings, limit = ready.settings, ready.settings.limit
+    given = settings.resources or {}
+    step = float(given["step_seconds"]) if "step_seconds" in given else _patience(limit.seconds)
+    context = Context(
+        prepared=ready.prepared,
+        manifest=ready.registry.manifest(),
+        specs={s.id: s for s in ready.pool.specs},
+        weights=files,
+        work=str(folder.work.resolve()),
+        seed=settings.seed,
+        threads=ready.space.threads,
+        step_seconds=step,
+    )
+    seconds = limit.seconds if limit.trials is None and limit.seconds else UNLIMITED_SECONDS
+    kept_back = min(STARTING[_executor(settings)], 0.1 * seconds)
+    deadline = began + seconds - kept_back if limit.trials is None else float("inf")
+    return Search(context, ready.space, limit, ready.registry, notify, deadline=deadline, workers=_workers(settings))
+
+
+def _patience(seconds: float | None) -> float:
+    return 300.0 if seconds is None else min(300.0, max(30.0, seconds / 4))
+
+
+def _executor(settings: Settings) -> str:
+    seconds = settings.limit.seconds
+    return "serial" if seconds is not None and seconds < HEADS_ONLY else settings.executor
+
+
+def _workers(settings: Settings) -> int:
+    if _executor(settings) == "serial":
+        return 1
+    if settings.max_workers is not None:
+        return settings.max_workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(cores / max(1.0, settings.share()["cpus"])))
+
+
+def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> None:
+    """Run the policy; Ctrl-C ends the search and leaves what was found."""
+    settings = ready.settings
+    ledger = Ledger(folder.ledger, folder.work)
+    try:
+        if _executor(settings) == "serial":
+            serial.run(search.jobs(), search.context, ledger, notify, ready.registry)
+        else:
+            from autotransfer.search import ray_tune
+
+            wanted = {"cpu": settings.share()["cpus"], "gpu": settings.share()["gpus"]}
+            ray_tune.run(
+                search.jobs(),
+                search.context,
+                ledger,
+                notify,
+                workers=search.workers,
+                resources={n: v for n, v in wanted.items() if v},
+            )
+    except KeyboardInterrupt:
+        search.status = "interrupted"
+        if search.leader() is None:
+            raise
+    if search.leader() is None:
+        reasons = [f"  - {r.backbone}: {r.reason}" for r in search.survey if r.status == "failed"]
+        reasons += [f"  - {r.id} {r.recipe.backbone} {r.recipe.strategy}: {r.reason}" for r in search.records.values()]
+        raise NoTrialSucceededError("no trial succeeded:\n" + "\n".join(reasons))
+
+
+def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, loading: float) -> RunRecord:
+    leader = search.leader()
+    assert leader is not None
+    unit = search.unit_seconds(leader.recipe.backbone)
+    names = ("autotransfer", "torch", "timm", "transformers", "ray", "scikit-learn")
+    return RunRecord(
+        profile=ready.prepared.profile,
+        plan=replace(plan, backbones=tuple(s.id for s in ready.pool.specs), refusals=tuple(ready.refusals)),
+        survey=tuple(search.survey),
+        trials=tuple(
+            replace(r, notes=(*r.notes, search.reasons[i])) if i in search.reasons else r
+            for i, r in search.records.items()
+        ),
+        winner=leader.id,
+        status=search.status,
+        seconds=time.time() - began - loading,
+        cpu_seconds=_cpu_seconds() - cpu + _worker_seconds(search),
+        download_seconds=loading,
+        unit_cpu_seconds=unit if unit else None,
+        workers=search.workers,
+        executor=_executor(ready.settings),
+        seed=ready.settings.seed,
+        versions={n: _version(n) for n in names} | {"python": platform.python_version()},
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpu_seconds() -> float:
+    return time.process_time()
+
+
+def _worker_seconds(search: Search) -> float:
+    """Return CPU seconds of workers in other processes; those of this process are counted already."""
+    if search.workers == 1 and not any(r.worker.startswith("pid") for r in search.records.values()):
+        return 0.0
+    trials = sum(r.cpu_seconds for r in search.records.values())
+    surveys = sum(r.seconds_per_row * (r.rows + search.profile.validation) for r in search.survey)
+    return trials + surveys
+
+
+def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> TransferModel:
+    """Build the winner, train it again where asked, and score the held-out rows this once."""
+    from autotransfer.finish import baseline_evaluation, evaluated, winning_network
+    from autotransfer.model import TransferModel
+
+    leader = search.leader()
+    assert leader is not None
+    notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
+    network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
+    spec = search.context.specs[leader.recipe.backbone]
+    test = evaluated(search.context, spec, network, leader.recipe)
+    baseline = baseline_evaluation(search, ready.registry, leader, test)
+    return TransferModel(
+        network=network,
+        task=ready.prepared.task,
+        spec=spec,
+        recipe=leader.recipe,
+        run=replace(run, test=test, baseline=baseline),
+        registry=ready.registry,
+        fitted=state,
+    )
