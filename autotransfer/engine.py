@@ -24,6 +24,7 @@ from autotransfer.search.candidates import Proposer, Space
 from autotransfer.search.jobs import Context
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.policy import HEADS_ONLY, UNLIMITED_SECONDS, Search
+from autotransfer.search.telling import Telling
 
 if TYPE_CHECKING:
     from autotransfer.model import TransferModel
@@ -73,7 +74,7 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
         files, loading = _fetched(ready, notify)
         plan = _plan(ready)
         folder.write_json("plan.json", plan)
-        search = _search(ready, folder, files, began + loading, notify)
+        search = _search(ready, folder, files, began + loading)
         _run(search, ready, folder, notify)
         run = _told(search, ready, plan, began, cpu, loading)
         model = _finish(search, ready, run, notify)
@@ -168,7 +169,9 @@ def _fetched(ready: Ready, notify: Notify) -> tuple[dict[str, str], float]:
 def _plan(ready: Ready) -> Plan:
     transferring = [s for s in ready.pool.specs if s.transfer]
     largest = max(transferring, key=lambda s: (s.params or 0, s.id)).id
-    proposer = Proposer(ready.space, [], [s.id for s in transferring], largest)
+    # Stages that are traced are not known yet, so nothing may be refused for want of them.
+    space = replace(ready.space, refusals=[], specs={s.id: s for s in ready.pool.specs})
+    proposer = Proposer(space, [], [s.id for s in transferring], largest)
     return Plan(
         backbones=tuple(s.id for s in ready.pool.specs),
         candidates=(*proposer.baselines(), *proposer.guaranteed()),
@@ -179,7 +182,7 @@ def _plan(ready: Ready) -> Plan:
     )
 
 
-def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: float, notify: Notify) -> Search:
+def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: float) -> Search:
     settings, limit = ready.settings, ready.settings.limit
     given = settings.resources or {}
     step = float(given["step_seconds"]) if "step_seconds" in given else _patience(limit.seconds)
@@ -196,7 +199,7 @@ def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: fl
     seconds = limit.seconds if limit.trials is None and limit.seconds else UNLIMITED_SECONDS
     kept_back = min(STARTING[_executor(settings)], 0.1 * seconds)
     deadline = began + seconds - kept_back if limit.trials is None else float("inf")
-    return Search(context, ready.space, limit, ready.registry, notify, deadline=deadline, workers=_workers(settings))
+    return Search(context, ready.space, limit, ready.registry, deadline=deadline, workers=_workers(settings))
 
 
 def _patience(seconds: float | None) -> float:
@@ -221,6 +224,7 @@ def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> Non
     """Run the policy; Ctrl-C ends the search and leaves what was found."""
     settings = ready.settings
     ledger = Ledger(folder.ledger, folder.work)
+    notify = Telling(notify, len(search.context.specs), search.budget.trials)
     try:
         if _executor(settings) == "serial":
             serial.run(search.jobs(), search.context, ledger, notify, ready.registry)

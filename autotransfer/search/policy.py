@@ -48,7 +48,6 @@ class Search:
     space: Space
     budget: Budget
     registry: Registry
-    notify: Notify
     deadline: float = float("inf")
     """``time.time()`` at which the last job must end; the finish comes after it."""
     workers: int = 1
@@ -317,8 +316,13 @@ class Search:
         return tuple(c.macs or 0.0 for c in record.cuts) if record is not None else ()
 
     def unit_seconds(self, id: str) -> float | None:
-        """Return the predicted seconds, on one worker, of a full 10-epoch fine-tune of a backbone."""
-        return 3.0 * EPOCHS * self.epoch_seconds[id] if self.epoch_seconds.get(id) else None
+        """Return the predicted seconds, on one worker, of a full 10-epoch fine-tune.
+
+        Of this backbone, or of the static winner where that is dearer.
+        """
+        static = self._static(self.survey)
+        dearer = max(self.epoch_seconds.get(i, 0.0) for i in (id, static or id))
+        return 3.0 * EPOCHS * dearer or None
 
     def _first_rung_seconds(self, candidate: Candidate) -> float:
         """Return predicted seconds until a recipe has its first score; 0 under a trial budget, which has no clock."""
