@@ -1,0 +1,434 @@
+"""The result of a fit: a model that predicts, explains itself, and is saved without a pickle."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from autotransfer import model_folder as folder
+from autotransfer import tasks
+from autotransfer.codec import from_json
+from autotransfer.data.items import Items, as_items
+from autotransfer.data.readers import read as read_source
+from autotransfer.errors import DataError, ModelError, UnknownNameError
+from autotransfer.protocols import FittedModule, FittedState, Task
+from autotransfer.registry import Registry
+from autotransfer.report.card import model_card
+from autotransfer.report.leaderboard import rows_of
+from autotransfer.report.text import render
+from autotransfer.schema import Evaluation, Recipe, RunRecord
+from autotransfer.spec import BackboneSpec, Input, with_stages
+from autotransfer.tasks.metrics import interval
+from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of
+from autotransfer.train.network import TransferNetwork, build_backbone, to_device
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+_FITTED = "fitted."
+"""Prefix of a fitted backbone's own state among the saved tensors."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The network's outputs on the rows that could be read."""
+
+    names: list[str]
+    """Of all rows, in order."""
+    rows: list[int]
+    """Numbers of the rows that were read, in order."""
+    outputs: Tensor
+    """``float32`` [len(rows), outputs]."""
+    failed: dict[int, str]
+    """Why the other rows could not be read."""
+    single: bool
+    """One item was given, not a list of one."""
+
+
+class TransferModel:
+    """The best fine-tuned model of a search.
+
+    Attributes:
+        recipe: backbone, strategy and every value, enough to train it again.
+        run: everything the run can tell: profile, survey, trials, scores, cost.
+        task: what it predicts.
+        spec: the card of its backbone.
+        path: where it was saved or loaded; None before.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: TransferNetwork,
+        task: Task,
+        spec: BackboneSpec,
+        recipe: Recipe,
+        run: RunRecord,
+        registry: Registry,
+        fitted: FittedState | None = None,
+    ) -> None:
+        """Take a trained network over; its adapters are merged into plain weights.
+
+        Args:
+            network: backbone and head.
+            task: the task it was trained for.
+            spec: card of its backbone.
+            recipe: how it was trained.
+            run: what the run can tell.
+            registry: the plugins of the run.
+            fitted: state of a fitted backbone.
+
+        Raises:
+            ModelError: a fitted backbone comes without its state.
+        """
+        if spec.fitted and fitted is None:
+            raise ModelError(f"{spec.id} is a fitted backbone; its model needs the state that its fit gave")
+        _merge(network)
+        self._network = network.eval()
+        self._registry = registry
+        self._fitted = fitted
+        self.task = task
+        self.spec = spec
+        self.recipe = recipe
+        self.run = run
+        self.path: Path | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The plain torch module, backbone and head: takes prepared inputs, gives ``float32`` [N, outputs]."""
+        return self._network.eval()
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The labels in the order of ``predict_proba``'s columns; empty for numbers."""
+        return tuple(getattr(self.task, "labels", ()))
+
+    @property
+    def modality(self) -> str:
+        """``image``, ``text`` or ``audio``."""
+        return self.spec.modality
+
+    def predict(self, x: Any) -> Any:
+        """Return predictions in the user's own values: an array [N] in the order of ``x``, one value for one item.
+
+        Args:
+            x: a path, a folder, a table, an array of one image or many, a PIL image, or a list of such.
+
+        Raises:
+            DataError: rows cannot be read; all of a batch are named.
+        """
+        answers = self.outputs(x)
+        found = self.task.decode(answers.outputs)
+        return found[0] if answers.single else found
+
+    def predict_proba(self, x: Any) -> np.ndarray[Any, Any]:
+        """Return ``float64`` [N, classes] in the order of ``classes``, or [classes] for a single item.
+
+        Raises:
+            DataError: rows cannot be read, or the task has no probabilities.
+        """
+        answers = self.outputs(x)
+        found = self.task.probabilities(answers.outputs)
+        return found[0] if answers.single else found
+
+    def predict_rows(self, x: Any) -> list[dict[str, Any]]:
+        """Return one mapping a row, in order: ``row`` and ``prediction``, or ``row`` and ``error``.
+
+        Classes come with the ``probability`` of the predicted one, label sets with the ``probabilities`` of all
+        labels. A row that cannot be read has its error, and the others have their answers.
+        """
+        answers = self.outputs(x, on_error="report")
+        rows: list[dict[str, Any]] = [{"row": name} for name in answers.names]
+        chances = self.task.probabilities(answers.outputs) if self.task.classes else None
+        for at, (number, value) in enumerate(zip(answers.rows, self.task.decode(answers.outputs), strict=True)):
+            rows[number]["prediction"] = value.tolist() if hasattr(value, "tolist") else value
+            if chances is not None and self.task.name == "multilabel":
+                rows[number]["probabilities"] = dict(zip(self.task.classes, chances[at].tolist(), strict=True))
+            elif chances is not None:
+                rows[number]["probability"] = float(chances[at].max())
+        for number, text in answers.failed.items():
+            rows[number]["error"] = text
+        return rows
+
+    def outputs(self, x: Any, on_error: str = "raise") -> Answers:
+        """Return the head's outputs on whatever :meth:`predict` takes.
+
+        Args:
+            x: the rows.
+            on_error: ``raise``, or ``report``: rows that cannot be read are left out and named.
+
+        Raises:
+            DataError: rows that cannot be read, all of a batch by name.
+        """
+        return self._answers(as_items(x, self.modality, self.spec.input, self._registry), on_error)
+
+    def score(self, held_out: Any, target: str | None = None) -> dict[str, float]:
+        """Return every metric of the task on labelled rows.
+
+        Args:
+            held_out: any source that ``fit`` takes; where it has test rows of its own, those alone count.
+            target: name of the target column; None: as in training.
+
+        Raises:
+            DataError: rows have no label, cannot be read, or have classes that the model does not know.
+        """
+        outputs, targets, _ = self._labelled(held_out, target, "raise")
+        return self.task.scores(outputs, targets)
+
+    def evaluate(
+        self, held_out: Any, target: str | None = None, on_error: str = "raise"
+    ) -> tuple[Evaluation, dict[str, str]]:
+        """Return the scores with a 95 % interval, and why rows were left out, by their names.
+
+        Args:
+            held_out: as for :meth:`score`.
+            target: name of the target column; None: as in training.
+            on_error: ``raise``, or ``report``: rows without label or that cannot be read are left out and named.
+
+        Raises:
+            DataError: as for :meth:`score`.
+        """
+        outputs, targets, left_out = self._labelled(held_out, target, on_error)
+        scores, metric = self.task.scores(outputs, targets), self.task.metric
+        low, high = interval(self.task, outputs, targets)
+        made = Evaluation(
+            metric=metric,
+            value=scores.get(metric, float("nan")),
+            low=low,
+            high=high,
+            rows=len(targets),
+            scores={self.task.name: scores},
+        )
+        return made, left_out
+
+    def leaderboard(self) -> pd.DataFrame:
+        """Return one row a trial, best first, then the backbones that were not tried, with the reason."""
+        import pandas as pd
+
+        return pd.DataFrame(rows_of(self.run))
+
+    def report(self) -> str:
+        """Return a plain account of the data, what was tried, what won and what it cost."""
+        return render(self.run, saved=str(self.path) if self.path else None)
+
+    def finished(self, seconds: float, cpu_seconds: float) -> TransferModel:
+        """Take the final cost of the run, and return the model."""
+        self.run = replace(self.run, seconds=seconds, cpu_seconds=cpu_seconds)
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model folder, whole or not at all, and return its path; an older model there is replaced.
+
+        Raises:
+            ModelError: something that is no model folder stands there.
+        """
+        to = Path(path)
+        note = folder.ModelNote(
+            format=folder.FORMAT,
+            autotransfer=_version(),
+            backbone=self.spec.id,
+            recipe=self.recipe,
+            head=folder.HeadShape(
+                output=self.spec.output, width=len(self._network.head.mean), outputs=self.task.outputs
+            ),
+            plugin=_plugin_note(self._registry, self.spec),
+        )
+        tensors = dict(self._network.state_dict())
+        bodies: dict[str, Any] = {
+            folder.LABELS: self.task.to_json(),
+            folder.PREPROCESSING: self.spec.input,
+            folder.HISTORY: self.run,
+        }
+        if self._fitted is not None:
+            tensors |= {f"{_FITTED}{n}": t for n, t in self._fitted.tensors.items()}
+            bodies[folder.FITTED] = dict(self._fitted.values)
+        folder.write(to, note, tensors, bodies, model_card(self.run, self.spec, self.recipe))
+        self.path = to
+        return to
+
+    def __repr__(self) -> str:
+        return f"TransferModel({self.spec.id}, {self.recipe.strategy}, task={self.task.name})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the plugins' modules, so that the model can be sent to another process."""
+        return {**vars(self), "_registry": self._registry.manifest()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "_registry": Registry.from_manifest(state["_registry"])})
+
+    def _answers(self, items: Items, on_error: str) -> Answers:
+        self._network.eval()
+        device = device_of(self._network)
+        numbers: list[int] = []
+        parts = [torch.zeros(0, self.task.outputs)]
+        # The recipe's number of threads: with another one the last digits may differ from run to run.
+        with arithmetic(self.recipe.threads, self.recipe.dtype, device), torch.no_grad():
+            for rows, inputs in items.batches(EVALUATION_BATCH, on_error):
+                parts.append(self._network(to_device(inputs, device)).float().cpu())
+                numbers += rows
+        return Answers(items.names, numbers, torch.cat(parts), dict(items.failed), items.single)
+
+    def _labelled(self, held_out: Any, target: str | None, on_error: str) -> tuple[Tensor, Tensor, dict[str, str]]:
+        """Return outputs, encoded targets, and why rows were left out, by name."""
+        column = target or (self.run.profile.targets[0] if _has_columns(held_out) else None)
+        data: Any = read_source(held_out, self._registry, target=column, modality=self.modality)
+        if len(data.targets) != 1:
+            raise DataError(f"{data.name} has several targets ({', '.join(data.targets)}); name one with target=")
+        labels = [tasks.plain(v) for v in next(iter(data.targets.values()))]
+        wanted = list(range(len(labels)))
+        if data.splits is not None and "test" in data.splits:
+            wanted = [i for i in wanted if data.splits[i] == "test"]
+        empty = [i for i in wanted if labels[i] is None]
+        if empty and on_error == "raise":
+            raise DataError(f"{len(empty)} of {len(wanted)} rows have no label; a score needs all of them")
+        chosen = [i for i in wanted if labels[i] is not None]
+        answers = self._answers(Items(_Part(data, chosen), self.spec.input), on_error)
+        if not answers.rows:
+            raise DataError(f"{data.name} has no row that has a label and can be read")
+        left_out = {answers.names[i]: text for i, text in answers.failed.items()}
+        left_out |= {data.row_name(i): "it has no label" for i in empty}
+        return answers.outputs, self.task.encode([labels[chosen[i]] for i in answers.rows]), left_out
+
+
+class _Part:
+    """Some rows of a dataset."""
+
+    def __init__(self, dataset: Any, rows: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, index: int) -> Any:
+        return self.dataset.load(self.rows[index])
+
+    def row_name(self, index: int) -> str:
+        return cast(str, self.dataset.row_name(self.rows[index]))
+
+
+def load(path: str | Path, plugins: Sequence[Any] = ()) -> TransferModel:
+    """Return a saved model. Neither Ray nor the network nor the cache is needed.
+
+    The backbone is built by the installed plugin that owns its id; the folder names no callable.
+
+    Args:
+        path: a model folder, or a run folder that holds one.
+        plugins: plugin files, module names or modules, beside the installed plugins.
+
+    Raises:
+        ModelError: a file is missing, damaged, altered, or of an unknown version.
+        UnknownNameError: no plugin here has its backbone.
+    """
+    where = Path(path)
+    where = where / "model" if not folder.is_model(where) and folder.is_model(where / "model") else where
+    content = folder.read(where)
+    note, bodies = content.note, content.bodies
+    if note.recipe.backbone != note.backbone:
+        raise ModelError(f"{where / folder.RECIPE} names two backbones: {note.backbone} and {note.recipe.backbone}")
+    task = tasks.from_json(bodies[folder.LABELS])
+    if task.outputs != note.head.outputs:
+        raise ModelError(f"{where} has a head of {note.head.outputs} outputs, and labels for {task.outputs}")
+    run = from_json(RunRecord, bodies[folder.HISTORY])
+    registry = Registry.discover(plugins)
+    spec = _spec(registry, note, from_json(_Preprocessing, {"input": bodies[folder.PREPROCESSING]}).input)
+    fitted, tensors = _state(content)
+    network = _network(registry, spec, task, note, fitted)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights in {where} do not fit {spec.id} as {_plugin_note(registry, spec).title} builds it here; the "
+            f"model was saved with {note.plugin.title}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    model = TransferModel(
+        network=network, task=task, spec=spec, recipe=note.recipe, run=run, registry=registry, fitted=fitted
+    )
+    model.path = where
+    return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preprocessing:
+    """Lets the codec tell the kinds of input apart."""
+
+    input: Input
+
+
+def _spec(registry: Registry, note: folder.ModelNote, prepared: Input) -> BackboneSpec:
+    try:
+        found = registry.backbone(note.backbone)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"the model needs the backbone {note.backbone!r} from {note.plugin.title}, which is not here; install it, "
+            "or name its file or module: load(path, plugins=[...]), on the command line --plugin FILE"
+        ) from error
+    here = _plugin_note(registry, found)
+    if here != note.plugin:
+        log.warning("%s was saved with %s; here is %s", note.backbone, note.plugin.title, here.title)
+    if found.output != note.head.output or found.width not in (None, note.head.width):
+        raise ModelError(
+            f"{found.id} gives {found.output} of width {found.width} here; the model was saved with "
+            f"{note.head.output} of width {note.head.width}, made by {note.plugin.title}"
+        )
+    return replace(with_stages(found, note.recipe.stages), input=prepared)
+
+
+def _state(content: folder.Read) -> tuple[FittedState | None, dict[str, Tensor]]:
+    own = {n.removeprefix(_FITTED): t for n, t in content.tensors.items() if n.startswith(_FITTED)}
+    rest = {n: t for n, t in content.tensors.items() if not n.startswith(_FITTED)}
+    values = content.bodies.get(folder.FITTED)
+    return (None if values is None else FittedState(tensors=own, values=values)), rest
+
+
+def _network(
+    registry: Registry, spec: BackboneSpec, task: Task, note: folder.ModelNote, fitted: FittedState | None
+) -> TransferNetwork:
+    with torch.random.fork_rng(devices=[]):  # the random initialisation is replaced, and must leave no trace
+        backbone = build_backbone(registry.factory(spec), spec, None)
+        head: Any = task.head(note.head.output, note.head.width, note.recipe.training.dropout)
+    if spec.fitted:
+        if fitted is None:
+            raise ModelError(f"{spec.id} is a fitted backbone, and the model folder holds no {folder.FITTED}")
+        assert isinstance(backbone, FittedModule)
+        backbone.restore(fitted)
+    return TransferNetwork(backbone, head)
+
+
+def _merge(network: nn.Module) -> None:
+    """Bake parametrizations (low-rank adapters and the like) into plain weights: the architecture is the plain one."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(cast(Any, module).parametrizations):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+def _plugin_note(registry: Registry, spec: BackboneSpec) -> folder.PluginNote:
+    own = (i for i in registry.plugins() if i.name == spec.namespace)
+    notes = (
+        folder.PluginNote(name=i.name, distribution=i.distribution, version=i.version, sha256=i.sha256) for i in own
+    )
+    return next(notes, folder.PluginNote(name=spec.namespace))
+
+
+def _has_columns(source: Any) -> bool:
+    """Return whether a source names its target among columns; others have but one target."""
+    table = isinstance(source, (str, Path)) and Path(source).is_file()
+    return table or hasattr(source, "columns") or hasattr(source, "column_names")
+
+
+@functools.cache
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("autotransfer")

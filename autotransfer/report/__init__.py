@@ -1,0 +1,1 @@
+"""What a run tells its user: leaderboard, text report, model card, live progress."""

@@ -1,0 +1,74 @@
+"""The model card: ``README.md`` in a model's folder."""
+
+from __future__ import annotations
+
+from autotransfer.report.text import evaluation, share, verdict
+from autotransfer.report.words import clock, data_line, frozen
+from autotransfer.schema import Recipe, RunRecord
+from autotransfer.spec import BackboneSpec
+
+
+def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
+    """Return the card in Markdown: what it is, from what, how good, under which licence, how to load it."""
+    values = [f"| {name} | {value} |" for name, value in recipe.values.items()]
+    frozen_line = [f"| {frozen(recipe).replace(' ', ' | ', 1)} |"] if recipe.freeze is not None else []
+    return "\n".join(
+        [
+            f"# {spec.id}, fine-tuned for {run.profile.task}",
+            "",
+            f"A {spec.modality} model made by autotransfer. It gives {_answers(run)}.",
+            "",
+            "## Data",
+            "",
+            data_line(run.profile) + ".",
+            *(f"- {issue.text}" for issue in run.profile.issues),
+            "",
+            "## How good it is",
+            "",
+            *_scores(run),
+            "",
+            "## What it was made from",
+            "",
+            f"- backbone: `{spec.id}`{f', {spec.summary}' if spec.summary else ''}",
+            f"- pretrained on: {spec.pretrained_on or 'not said by its card'}",
+            f"- licence of the pretrained weights: {spec.licence}",
+            "",
+            "| strategy | " + recipe.strategy + " |",
+            "|---|---|",
+            *frozen_line,
+            *values,
+            f"| seed | {recipe.seed} |",
+            "",
+            "## How to use it",
+            "",
+            "```python",
+            "import autotransfer",
+            'model = autotransfer.load("this folder")',
+            "model.predict(x); model.module  # a plain torch.nn.Module",
+            "```",
+            "",
+        ]
+    )
+
+
+def _answers(run: RunRecord) -> str:
+    classes = run.profile.classes
+    if not classes:
+        return "a number"
+    shown = ", ".join(classes[:20]) + (f" ... ({len(classes)} in all)" if len(classes) > 20 else "")
+    return f"{'any of the labels' if run.profile.task == 'multilabel' else 'one of the classes'} {shown}"
+
+
+def _scores(run: RunRecord) -> list[str]:
+    lines = []
+    if run.test is None:
+        lines.append("There were no held-out rows, so it was not measured.")
+    else:
+        lines.append(f"- held-out rows: {evaluation(run.test)}")
+    if run.baseline is not None:
+        lines.append(f"- best no-transfer baseline on the same rows: {evaluation(run.baseline)}")
+    if run.test is not None and run.baseline is not None:
+        lines.append(f"- {verdict(run.test, run.baseline)}")
+    part = share(run)
+    cost = f"- cost: {clock(run.cpu_seconds)} of CPU time"
+    return [*lines, cost + (f", {part:.2g} of one full fine-tune (predicted)" if part is not None else "")]

@@ -1,0 +1,100 @@
+"""The leaderboard: every trial, and every backbone that did not come to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotransfer.report.words import metric_of
+from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
+
+COLUMNS = (
+    "trial",
+    "backbone",
+    "strategy",
+    "freeze",
+    "lr",
+    "lr_ratio",
+    "score",
+    "epochs",
+    "seconds",
+    "status",
+    "reason",
+)
+
+
+def rows_of(run: RunRecord) -> list[dict[str, Any]]:
+    """Return one mapping a row, best first; failed and skipped ones come last, with the reason.
+
+    ``score`` is the deciding metric on the validation rows, ``survey`` that of a closed-form head on frozen
+    features of the training rows (leave-one-out).
+    """
+    return rows(run.trials, run.survey, run.plan.refusals, run.profile.metric, run.winner)
+
+
+def rows(
+    trials: Iterable[TrialRecord],
+    survey: Sequence[SurveyRecord],
+    refusals: Iterable[Refusal],
+    metric: str,
+    winner: str = "",
+) -> list[dict[str, Any]]:
+    """Return the same from its parts, for a run that is not over."""
+    surveyed = {r.backbone: metric_of(r.score, metric) for r in survey}
+    latest = {t.id: t for t in trials}
+    ranked = sorted(latest.values(), key=lambda t: (t.status == "failed", t.objective is None, -(t.objective or 0.0)))
+    found = [{**_trial(t, metric), "survey": surveyed.get(t.recipe.backbone), "winner": t.id == winner} for t in ranked]
+    tried = {t.recipe.backbone for t in latest.values()}
+    for record in survey:
+        if record.backbone not in tried:
+            status = "surveyed" if record.status in ("done", "partial") else record.status
+            reason = record.reason or ("no trial was spent on it" if status == "surveyed" else "")
+            found.append(
+                _empty(record.backbone, status, reason) | {"survey": surveyed[record.backbone], "winner": False}
+            )
+    named = tried | set(surveyed)
+    for refusal in refusals:
+        if refusal.name not in named:
+            found.append(_empty(refusal.name, "skipped", refusal.reason) | {"survey": None, "winner": False})
+    return found
+
+
+def latest_records(ledger: Path) -> tuple[list[TrialRecord], list[SurveyRecord]]:
+    """Return the last record of each trial and of each surveyed backbone in a ledger.
+
+    Raises:
+        ModelError: the ledger is damaged.
+    """
+    from autotransfer.search.ledger import read_ledger
+
+    trials: dict[str, TrialRecord] = {}
+    survey: dict[str, SurveyRecord] = {}
+    for record in read_ledger(ledger):
+        if isinstance(record, TrialRecord):
+            trials[record.id] = record
+        else:
+            survey[record.backbone] = record
+    return list(trials.values()), list(survey.values())
+
+
+def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
+    recipe = record.recipe
+    return {
+        "trial": record.id,
+        "backbone": recipe.backbone,
+        "strategy": recipe.strategy,
+        "freeze": None if recipe.freeze is None else f"{recipe.freeze}/{len(recipe.stages)}",
+        "lr": recipe.values.get("lr"),
+        "lr_ratio": recipe.values.get("lr_ratio"),
+        "score": None if record.status == "failed" else metric_of(record.objective, metric),
+        "epochs": record.epochs,
+        "seconds": record.seconds,
+        "status": record.status,
+        "reason": record.reason,
+    }
+
+
+def _empty(backbone: str, status: str, reason: str) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    return row | {"backbone": backbone, "status": status, "reason": reason}

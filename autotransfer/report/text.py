@@ -1,0 +1,133 @@
+"""The account of a run as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autotransfer.report.leaderboard import rows_of
+from autotransfer.report.words import better, clock, columns, data_line, metric_of, recipe_line, score
+from autotransfer.schema import Evaluation, RunRecord, TrialRecord
+
+TOP = 10
+"""Rows of the leaderboard that are shown."""
+
+
+def render(run: RunRecord, saved: str | None = None, top: int = TOP) -> str:
+    """Return the report.
+
+    Args:
+        run: the record of the run.
+        saved: the model's folder, where it was saved.
+        top: rows of the leaderboard.
+    """
+    lines = [f"data     {data_line(run.profile)}"]
+    lines += [f"         {i.text}" for i in run.profile.issues]
+    lines += [_survey(run), _search(run), f"winner   {_winner(run)}", *_test(run), f"cost     {_cost(run)}"]
+    if saved is not None:
+        lines.append(f"saved    {saved}   again: autotransfer predict {saved} NEW")
+    board = rows_of(run)
+    lines += ["", *columns([_short(r) for r in board[:top]])]
+    if len(board) > top:
+        lines.append(f"... and {len(board) - top} more")
+    left = [(r["backbone"], r["status"], r["reason"]) for r in board if r["status"] in ("failed", "skipped")]
+    if left:
+        lines += ["", "not used", *(f"  {name}: {status}: {reason}" for name, status, reason in left)]
+    notes = list(_notes(run))
+    if notes:
+        lines += ["", "notes", *(f"  {n}" for n in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def winner_of(run: RunRecord) -> TrialRecord | None:
+    """Return the winning trial's record, where it is among the trials."""
+    return next((t for t in run.trials if t.id == run.winner), None)
+
+
+def verdict(test: Evaluation, baseline: Evaluation) -> str:
+    """Return in one sentence whether transfer pays: judged on the same held-out rows, by the 95 % interval."""
+    margin = score(abs(test.value - baseline.value))
+    if not better(test.value, baseline.value, test.metric):
+        return (
+            f"Transfer does not pay here: on the same rows the best no-transfer baseline has {test.metric} "
+            f"{score(baseline.value)}, the winner {score(test.value)}."
+        )
+    if test.low <= baseline.value <= test.high:
+        return (
+            f"The winner is {margin} better than the baseline, which lies within the interval: on {test.rows:,} rows "
+            "it is not shown that transfer pays here."
+        )
+    return f"The winner is {margin} better than the baseline, which lies outside the interval: transfer pays here."
+
+
+def evaluation(found: Evaluation) -> str:
+    """Return a score with its interval."""
+    ends = f"95 %: {score(found.low)} to {score(found.high)}"
+    return f"{found.metric} {score(found.value)} ({ends}; {found.rows:,} rows)"
+
+
+def share(run: RunRecord) -> float | None:
+    """Return the run's CPU time as a share of one full fine-tune, where that was predicted."""
+    return run.cpu_seconds / run.unit_cpu_seconds if run.unit_cpu_seconds else None
+
+
+def _survey(run: RunRecord) -> str:
+    done = [r for r in run.survey if r.status in ("done", "partial")]
+    line = f"survey   {len(done)}/{len(run.survey)} backbones"
+    best = max((r for r in done if r.score is not None), key=lambda r: r.score or 0.0, default=None)
+    if best is not None:
+        line += f"   best closed-form probe {score(metric_of(best.score, run.profile.metric))} {best.backbone}"
+    return line
+
+
+def _search(run: RunRecord) -> str:
+    failed = sum(t.status == "failed" for t in run.trials)
+    line = f"search   {len(run.trials)} trials" + (f", {failed} failed" if failed else "")
+    won = winner_of(run)
+    if won is not None:
+        line += f"   best {score(metric_of(won.objective, run.profile.metric))} on the validation rows"
+    over = {"budget": "the budget ended", "interrupted": "it was interrupted"}
+    return line + (f"   stopped early: {over[run.status]}" if run.status in over else "")
+
+
+def _winner(run: RunRecord) -> str:
+    won = winner_of(run)
+    if won is None:
+        return run.winner
+    reasons = [c.reason for c in run.plan.candidates if c.recipe.key == won.recipe.key and c.reason]
+    return recipe_line(won.recipe) + (f"\n         tried because: {reasons[0]}" if reasons else "")
+
+
+def _test(run: RunRecord) -> Iterator[str]:
+    if run.test is None:
+        yield "test     not measured: there are no held-out rows"
+        return
+    line = f"test     {evaluation(run.test)[:-1]}, used once)"
+    if run.baseline is None:
+        yield line + "   no baseline was measured"
+        return
+    yield f"{line}   baseline {score(run.baseline.value)}"
+    yield f"         {verdict(run.test, run.baseline)}"
+
+
+def _cost(run: RunRecord) -> str:
+    line = f"{clock(run.seconds)} wall, {clock(run.cpu_seconds)} CPU"
+    part = share(run)
+    if part is not None:
+        line += (
+            f" = {part:.2g} of one full fine-tune of this backbone (predicted {clock(run.unit_cpu_seconds or 0)} CPU)"
+        )
+    if run.download_seconds >= 1:
+        line += f"; downloads took {clock(run.download_seconds)} more"
+    return line
+
+
+def _notes(run: RunRecord) -> Iterator[str]:
+    yield from run.plan.notes
+    yield from run.notes
+    won = winner_of(run)
+    yield from (f"winner: {n}" for n in (won.notes if won else ()))
+
+
+def _short(row: dict[str, object]) -> dict[str, object]:
+    names = ("trial", "backbone", "strategy", "freeze", "lr", "lr_ratio", "score", "epochs", "seconds", "status")
+    return {n: round(v, 3) if isinstance(v := row[n], float) and n in ("score", "seconds") else v for n in names}

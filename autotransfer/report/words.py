@@ -1,0 +1,105 @@
+"""Numbers and small tables as a user reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autotransfer.schema import Profile, Recipe
+from autotransfer.tasks.metrics import LOWER_IS_BETTER
+
+_PLURALS = {"image": "images", "text": "texts", "audio": "clips"}
+
+
+def score(value: float | None) -> str:
+    """Return a score in three digits: ``.908`` below one, else ``12.3``.
+
+    >>> score(0.9081), score(-0.5), score(12.345), score(None)
+    ('.908', '-.500', '12.3', '-')
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    if math.isinf(value) or abs(value) >= 1e6:
+        return f"{value:.3g}"
+    if abs(value) < 0.9995:
+        return f"{value:.3f}".replace("0.", ".", 1)
+    return f"{value:.{max(0, 3 - len(str(int(abs(value)))))}f}"
+
+
+def clock(seconds: float) -> str:
+    """Return ``m:ss``, or ``h:mm:ss`` from an hour on.
+
+    >>> clock(252.4), clock(3723)
+    ('4:12', '1:02:03')
+    """
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in MB or GB.
+
+    >>> size(17_200_000), size(2.5e9), size(0)
+    ('17 MB', '2.5 GB', '0 MB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def metric_of(objective: float | None, metric: str) -> float | None:
+    """Return the metric behind an objective, whose sign was turned where lower is better."""
+    return -objective if objective is not None and metric in LOWER_IS_BETTER else objective
+
+
+def better(a: float, b: float, metric: str) -> bool:
+    """Return whether ``a`` is a better value of the metric than ``b``."""
+    return a < b if metric in LOWER_IS_BETTER else a > b
+
+
+def frozen(recipe: Recipe) -> str:
+    """Return ``freeze k/S``, or an empty string where the strategy draws none."""
+    return "" if recipe.freeze is None else f"freeze {recipe.freeze}/{len(recipe.stages)}"
+
+
+def recipe_line(recipe: Recipe) -> str:
+    """Return a recipe in one line: backbone, strategy, freeze and every value."""
+    values = [f"{n} {_value(v)}" for n, v in recipe.values.items() if n != "freeze_fraction"]
+    return ", ".join(p for p in (recipe.backbone, f"strategy {recipe.strategy}", frozen(recipe), *values) if p)
+
+
+def data_line(profile: Profile) -> str:
+    """Return the data in one line."""
+    rows = f"{profile.rows:,} {_PLURALS.get(profile.modality, 'rows')}"
+    kinds = f", {len(profile.classes)} classes ({profile.imbalance:.1f} : 1)" if profile.classes else ""
+    parts = f"{profile.train:,} train, {profile.validation:,} validation, {profile.test:,} test"
+    return f"{profile.name}: {rows}{kinds}, {profile.task}, judged by {profile.metric}; {parts}"
+
+
+def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:
+    """Return rows as aligned lines under a heading; nothing is cut off.
+
+    Args:
+        rows: values by column.
+        names: the columns; None: those of the first row.
+    """
+    if not rows:
+        return []
+    chosen = list(names or rows[0])
+    cells = [chosen, *([_cell(row.get(n)) for n in chosen] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(chosen))]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return _value(value)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
