@@ -127,7 +127,7 @@ class BackboneSpec:
         named: Any = self.factory
         if callable(named):
             path = getattr(named, "__qualname__", repr(named))  # an instance or a partial has no name to find it by
-            object.__setattr__(self, "factory", f"{named.__module__}:{path}")
+            object.__setattr__(self, "factory", f"{getattr(named, '__module__', '')}:{path}")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+/\S+", self.id):
             raise PluginContractError(f"a backbone id is namespace/name, got {self.id!r}")
         if not re.fullmatch(r"[\w.]+:[\w.]+", self.factory):
