@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,28 +14,23 @@ from torch.nn.utils import parametrize
 
 from autotransfer import model_folder as folder
 from autotransfer import tasks
-from autotransfer.codec import from_json
 from autotransfer.data.items import Items, as_items
 from autotransfer.data.readers import read as read_source
-from autotransfer.errors import DataError, ModelError, UnknownNameError
-from autotransfer.protocols import FittedModule, FittedState, Task
+from autotransfer.errors import DataError, ModelError
+from autotransfer.protocols import FittedState, Task
 from autotransfer.registry import Registry
 from autotransfer.report.card import model_card
 from autotransfer.report.leaderboard import rows_of
 from autotransfer.report.text import render
 from autotransfer.schema import Evaluation, Recipe, RunRecord
-from autotransfer.spec import BackboneSpec, Input, with_stages
+from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.metrics import interval
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of
-from autotransfer.train.network import TransferNetwork, build_backbone, to_device
+from autotransfer.train.network import TransferNetwork, to_device
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-log = logging.getLogger(__name__)
-_FITTED = "fitted."
-"""Prefix of a fitted backbone's own state among the saved tensors."""
 
 
 @dataclass(frozen=True)
@@ -241,16 +235,15 @@ class TransferModel:
             head=folder.HeadShape(
                 output=self.spec.output, width=len(self._network.head.mean), outputs=self.task.outputs
             ),
-            plugin=_plugin_note(self._registry, self.spec),
+            plugin=folder.plugin_note(self._registry, self.spec),
         )
-        tensors = dict(self._network.state_dict())
+        tensors = folder.with_fitted(self._network.state_dict(), self._fitted)
         bodies: dict[str, Any] = {
             folder.LABELS: self.task.to_json(),
             folder.PREPROCESSING: self.spec.input,
             folder.HISTORY: self.run,
         }
         if self._fitted is not None:
-            tensors |= {f"{_FITTED}{n}": t for n, t in self._fitted.tensors.items()}
             bodies[folder.FITTED] = dict(self._fitted.values)
         folder.write(to, note, tensors, bodies, model_card(self.run, self.spec, self.recipe))
         self.path = to
@@ -330,79 +323,19 @@ def load(path: str | Path, plugins: Sequence[Any] = ()) -> TransferModel:
         ModelError: a file is missing, damaged, altered, or of an unknown version.
         UnknownNameError: no plugin here has its backbone.
     """
-    where = Path(path)
-    where = where / "model" if not folder.is_model(where) and folder.is_model(where / "model") else where
-    content = folder.read(where)
-    note, bodies = content.note, content.bodies
-    if note.recipe.backbone != note.backbone:
-        raise ModelError(f"{where / folder.RECIPE} names two backbones: {note.backbone} and {note.recipe.backbone}")
-    task = tasks.from_json(bodies[folder.LABELS])
-    if task.outputs != note.head.outputs:
-        raise ModelError(f"{where} has a head of {note.head.outputs} outputs, and labels for {task.outputs}")
-    run = from_json(RunRecord, bodies[folder.HISTORY])
-    registry = Registry.discover(plugins)
-    spec = _spec(registry, note, from_json(_Preprocessing, {"input": bodies[folder.PREPROCESSING]}).input)
-    fitted, tensors = _state(content)
-    network = _network(registry, spec, task, note, fitted)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the weights in {where} do not fit {spec.id} as {_plugin_note(registry, spec).title} builds it here; the "
-            f"model was saved with {note.plugin.title}: {' '.join(str(error).split())[:300]}"
-        ) from error
+    where = folder.find(Path(path))
+    kept = folder.restore(where, plugins)
     model = TransferModel(
-        network=network, task=task, spec=spec, recipe=note.recipe, run=run, registry=registry, fitted=fitted
+        network=kept.network,
+        task=kept.task,
+        spec=kept.spec,
+        recipe=kept.recipe,
+        run=kept.run,
+        registry=kept.registry,
+        fitted=kept.fitted,
     )
     model.path = where
     return model
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Preprocessing:
-    """Lets the codec tell the kinds of input apart."""
-
-    input: Input
-
-
-def _spec(registry: Registry, note: folder.ModelNote, prepared: Input) -> BackboneSpec:
-    try:
-        found = registry.backbone(note.backbone)
-    except UnknownNameError as error:
-        raise UnknownNameError(
-            f"the model needs the backbone {note.backbone!r} from {note.plugin.title}, which is not here; install it, "
-            "or name its file or module: load(path, plugins=[...]), on the command line --plugin FILE"
-        ) from error
-    here = _plugin_note(registry, found)
-    if here != note.plugin:
-        log.warning("%s was saved with %s; here is %s", note.backbone, note.plugin.title, here.title)
-    if found.output != note.head.output or found.width not in (None, note.head.width):
-        raise ModelError(
-            f"{found.id} gives {found.output} of width {found.width} here; the model was saved with "
-            f"{note.head.output} of width {note.head.width}, made by {note.plugin.title}"
-        )
-    return replace(with_stages(found, note.recipe.stages), input=prepared)
-
-
-def _state(content: folder.Read) -> tuple[FittedState | None, dict[str, Tensor]]:
-    own = {n.removeprefix(_FITTED): t for n, t in content.tensors.items() if n.startswith(_FITTED)}
-    rest = {n: t for n, t in content.tensors.items() if not n.startswith(_FITTED)}
-    values = content.bodies.get(folder.FITTED)
-    return (None if values is None else FittedState(tensors=own, values=values)), rest
-
-
-def _network(
-    registry: Registry, spec: BackboneSpec, task: Task, note: folder.ModelNote, fitted: FittedState | None
-) -> TransferNetwork:
-    with torch.random.fork_rng(devices=[]):  # the random initialisation is replaced, and must leave no trace
-        backbone = build_backbone(registry.factory(spec), spec, None)
-        head: Any = task.head(note.head.output, note.head.width, note.recipe.training.dropout)
-    if spec.fitted:
-        if fitted is None:
-            raise ModelError(f"{spec.id} is a fitted backbone, and the model folder holds no {folder.FITTED}")
-        assert isinstance(backbone, FittedModule)
-        backbone.restore(fitted)
-    return TransferNetwork(backbone, head)
 
 
 def _merge(network: nn.Module) -> None:
@@ -411,14 +344,6 @@ def _merge(network: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             for name in list(cast(Any, module).parametrizations):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-
-
-def _plugin_note(registry: Registry, spec: BackboneSpec) -> folder.PluginNote:
-    own = (i for i in registry.plugins() if i.name == spec.namespace)
-    notes = (
-        folder.PluginNote(name=i.name, distribution=i.distribution, version=i.version, sha256=i.sha256) for i in own
-    )
-    return next(notes, folder.PluginNote(name=spec.namespace))
 
 
 def _has_columns(source: Any) -> bool:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from autotransfer import tasks
 from autotransfer.codec import digest, from_json, to_json
-from autotransfer.errors import ModelError
-from autotransfer.schema import Recipe
+from autotransfer.errors import ModelError, UnknownNameError
+from autotransfer.protocols import FittedModule, FittedState, Task
+from autotransfer.registry import Registry
+from autotransfer.schema import Recipe, RunRecord
+from autotransfer.spec import BackboneSpec, Input, with_stages
+from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.weights import sha256
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+log = logging.getLogger(__name__)
 FORMAT = 1
 WEIGHTS, RECIPE, LABELS = "weights.safetensors", "recipe.json", "labels.json"
 PREPROCESSING, HISTORY, FITTED, CARD = "preprocessing.json", "history.json", "fitted.json", "README.md"
 CHECKED = (WEIGHTS, LABELS, PREPROCESSING, HISTORY, FITTED)
 """Files whose checksums must hold; the card may be edited by its reader."""
+_FITTED = "fitted."
+"""Prefix of a fitted backbone's own state among the saved tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +128,59 @@ def write(path: Path, note: ModelNote, tensors: Mapping[str, Tensor], bodies: Ma
         shutil.rmtree(old, ignore_errors=True)
 
 
+def with_fitted(tensors: Mapping[str, Tensor], fitted: FittedState | None) -> dict[str, Tensor]:
+    """Return a network's tensors and, beside them, those of a fitted backbone's state."""
+    own = {f"{_FITTED}{n}": t for n, t in fitted.tensors.items()} if fitted is not None else {}
+    return {**tensors, **own}
+
+
+def find(path: Path) -> Path:
+    """Return the model folder: the path itself, or the one in a run folder."""
+    return path / "model" if not is_model(path) and is_model(path / "model") else path
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Everything that a model is made of, as it was saved."""
+
+    network: TransferNetwork
+    task: Task
+    spec: BackboneSpec
+    recipe: Recipe
+    run: RunRecord
+    registry: Registry
+    fitted: FittedState | None
+
+
+def restore(where: Path, plugins: Sequence[Any] = ()) -> Restored:
+    """Return what a model folder holds, the network built by the plugin that owns the backbone's id.
+
+    Raises:
+        ModelError: a file is missing, damaged, altered, or of an unknown version.
+        UnknownNameError: no plugin here has its backbone.
+    """
+    content = read(where)
+    note, bodies = content.note, content.bodies
+    if note.recipe.backbone != note.backbone:
+        raise ModelError(f"{where / RECIPE} names two backbones: {note.backbone} and {note.recipe.backbone}")
+    task = tasks.from_json(bodies[LABELS])
+    if task.outputs != note.head.outputs:
+        raise ModelError(f"{where} has a head of {note.head.outputs} outputs, and labels for {task.outputs}")
+    run = from_json(RunRecord, bodies[HISTORY])
+    registry = Registry.discover(plugins)
+    spec = _spec(registry, note, from_json(_Preprocessing, {"input": bodies[PREPROCESSING]}).input)
+    fitted, tensors = _state(content)
+    network = _network(registry, spec, task, note, fitted)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights in {where} do not fit {spec.id} as {plugin_note(registry, spec).title} builds it here; the "
+            f"model was saved with {note.plugin.title}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return Restored(network, task, spec, note.recipe, run, registry, fitted)
+
+
 def read(path: Path) -> Read:
     """Return what a model folder holds, after checking all of it.
 
@@ -189,3 +250,57 @@ def _load(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preprocessing:
+    """Lets the codec tell the kinds of input apart."""
+
+    input: Input
+
+
+def _spec(registry: Registry, note: ModelNote, prepared: Input) -> BackboneSpec:
+    try:
+        found = registry.backbone(note.backbone)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"the model needs the backbone {note.backbone!r} from {note.plugin.title}, which is not here; install it, "
+            "or name its file or module: load(path, plugins=[...]), on the command line --plugin FILE"
+        ) from error
+    here = plugin_note(registry, found)
+    if here != note.plugin:
+        log.warning("%s was saved with %s; here is %s", note.backbone, note.plugin.title, here.title)
+    if found.output != note.head.output or found.width not in (None, note.head.width):
+        raise ModelError(
+            f"{found.id} gives {found.output} of width {found.width} here; the model was saved with "
+            f"{note.head.output} of width {note.head.width}, made by {note.plugin.title}"
+        )
+    return replace(with_stages(found, note.recipe.stages), input=prepared)
+
+
+def _state(content: Read) -> tuple[FittedState | None, dict[str, Tensor]]:
+    own = {n.removeprefix(_FITTED): t for n, t in content.tensors.items() if n.startswith(_FITTED)}
+    rest = {n: t for n, t in content.tensors.items() if not n.startswith(_FITTED)}
+    values = content.bodies.get(FITTED)
+    return (None if values is None else FittedState(tensors=own, values=values)), rest
+
+
+def _network(
+    registry: Registry, spec: BackboneSpec, task: Task, note: ModelNote, fitted: FittedState | None
+) -> TransferNetwork:
+    with torch.random.fork_rng(devices=[]):  # the random initialisation is replaced, and must leave no trace
+        backbone = build_backbone(registry.factory(spec), spec, None)
+        head: Any = task.head(note.head.output, note.head.width, note.recipe.training.dropout)
+    if spec.fitted:
+        if fitted is None:
+            raise ModelError(f"{spec.id} is a fitted backbone, and the model folder holds no {FITTED}")
+        assert isinstance(backbone, FittedModule)
+        backbone.restore(fitted)
+    return TransferNetwork(backbone, head)
+
+
+def plugin_note(registry: Registry, spec: BackboneSpec) -> PluginNote:
+    """Return the plugin that owns a backbone's namespace."""
+    own = (i for i in registry.plugins() if i.name == spec.namespace)
+    notes = (PluginNote(name=i.name, distribution=i.distribution, version=i.version, sha256=i.sha256) for i in own)
+    return next(notes, PluginNote(name=spec.namespace))
