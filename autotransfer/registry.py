@@ -110,7 +110,7 @@ class Registry:
                 if found is not None:
                     return found
         hint = suggestion(id, curated) + self._failure(id, "autotransfer_backbones")
-        raise UnknownNameError(f"no backbone is called {id!r}{hint}. List all with: autotransfer backbones")
+        raise UnknownNameError(f"no backbone is called {id!r}{hint or '.'} List all with: autotransfer backbones")
 
     def _found(self, info: PluginInfo, id: str, options: Mapping[str, Scalar]) -> BackboneSpec | None:
         """Return what the plugin that owns an id's namespace finds for it."""
@@ -135,7 +135,7 @@ class Registry:
     def _failure(self, id: str, hook: str) -> str:
         """Return what one hook of the plugin that owns an id's namespace failed with, to be told beside the id."""
         text = self._failed.get((id.split("/", 1)[0], hook))
-        return f"; {text}" if text else ""
+        return f"; {text}." if text else ""
 
     def match(self, patterns: Sequence[str], modality: str) -> list[BackboneSpec]:
         """Return the backbones that ids or patterns (``acme/*``) name, in their order, each once.
@@ -180,7 +180,7 @@ class Registry:
         if id not in known:
             self._refuse_broken(id)
             hint = suggestion(id, known) + self._failure(id, "autotransfer_strategies")
-            raise UnknownNameError(f"no strategy is called {id!r}{hint}. List: autotransfer strategies")
+            raise UnknownNameError(f"no strategy is called {id!r}{hint or '.'} List all with: autotransfer strategies")
         return known[id]
 
     def factory(self, spec: BackboneSpec) -> Callable[..., Any]:
