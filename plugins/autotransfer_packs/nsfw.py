@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models.resnet import Bottleneck, ResNet
@@ -43,7 +44,8 @@ class Affine(nn.Module):
 
 def network() -> nn.Module:
     """Return the network with random weights: ``float32`` [N, 3, 224, 224] -> [N, 1024]."""
-    net: nn.Module = ResNet(Bottleneck, [3, 4, 6, 3], num_classes=0, channels=(32, 64, 128, 256), norm_layer=Affine)
+    make: Any = ResNet  # its annotations name instances where it takes classes
+    net: nn.Module = make(Bottleneck, (3, 4, 6, 3), num_classes=0, channels=(32, 64, 128, 256), norm_layer=Affine)
     net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     for module in net.modules():
         if isinstance(module, Bottleneck):

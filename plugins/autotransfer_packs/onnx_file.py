@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import Tensor
 
@@ -53,7 +52,7 @@ def read(path: Path) -> OnnxFile:
     """
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
-    except (OSError, DecodeError) as error:
+    except Exception as error:  # protobuf's own errors share no public root
         raise WeightsError(f"{path} is no ONNX file: {str(error)[:200]}") from error
     tensors = {
         i.name: torch.from_numpy(np.array(numpy_helper.to_array(i), dtype=np.float32))
