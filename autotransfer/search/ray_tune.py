@@ -25,6 +25,7 @@ from ray.tune.search import Searcher
 from autotransfer.codec import from_json, to_json
 from autotransfer.errors import SearchError
 from autotransfer.schema import SurveyRecord, TrialRecord
+from autotransfer.search import trial
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.policy import Generation, Notify
@@ -169,7 +170,7 @@ class PolicySearcher(Searcher):
         note = self.context.path(f"watchdog-{job.key}.txt")
         text = note.read_text(encoding="utf-8") if note.exists() else ""
         if "Timeout" in text:
-            where = next((line.strip() for line in text.splitlines() if line.strip().startswith("File")), "")
+            where = _innermost(text)
             return f"it hung: nothing came for {self.context.step_seconds:g} s, so its worker was killed ({where})"
         return "its worker process died: out of memory, or a crash in native code"
 
@@ -206,7 +207,7 @@ def run(
         KeyboardInterrupt: as it came; what was finished is in the ledger and known to the policy.
     """
     storage = tempfile.mkdtemp(prefix="autotransfer-tune-")
-    with _ray(workers, resources), _environment(_QUIET):
+    with _ray(workers, resources), _environment(_QUIET), _hushed():
         searcher = PolicySearcher(jobs, context, ledger, notify)
         try:
             if not searcher.over:
@@ -229,8 +230,8 @@ def _fit(
             num_samples=-1,
             max_concurrent_trials=workers,
             reuse_actors=True,
-            trial_name_creator=lambda trial: trial.trial_id,
-            trial_dirname_creator=lambda trial: trial.trial_id,
+            trial_name_creator=lambda one: str(one.trial_id),
+            trial_dirname_creator=lambda one: str(one.trial_id),
         ),
         run_config=tune.RunConfig(
             name="search", storage_path=storage, verbose=0, failure_config=tune.FailureConfig(max_failures=0)
@@ -269,6 +270,20 @@ def _ray(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep Ray's own log lines off the user's screen: every failure stands in a record, with its reason."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray._private.worker")]
+    before = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)
+
+
+@contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     before = {n: os.environ.get(n) for n in values}
     os.environ.update(values)
@@ -280,6 +295,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _innermost(dump: str) -> str:
+    """Return where the thread that ran the job was, from a dump of all threads, innermost call first."""
+    blocks = [b for b in dump.split("\n\n") if os.path.basename(trial.__file__) in b] or [dump]
+    return next((line.strip() for line in blocks[0].splitlines() if line.strip().startswith("File")), "unknown")
 
 
 def _plain(job: Job) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""The same search in this process and through Ray, with one worker and two; hung and faulty plugins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autotransfer import engine
+from autotransfer.config import Settings
+from autotransfer.model import TransferModel
+
+
+def _fit(data: Any, plugins: list[str], **more: Any) -> TransferModel:
+    return engine.fit(Settings(data=data, plugins=plugins, seed=1, **{"trials": 6, **more}))
+
+
+def _told(model: TransferModel) -> list[tuple[Any, ...]]:
+    return [(r.id, r.recipe, r.status, r.rung, r.epochs) for r in model.run.trials]
+
+
+def _objectives(model: TransferModel) -> list[float]:
+    return [r.objective if r.objective is not None else -1.0 for r in model.run.trials]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_serial_and_ray_with_one_and_two_workers_agree(stripes: Any, toynet: str) -> None:
+    backbones = ["toynet/*"]
+    serial = _fit(stripes, [toynet], backbones=backbones, executor="serial")
+    for workers in (1, 2):
+        ray = _fit(stripes, [toynet], backbones=backbones, executor="ray", max_workers=workers)
+        assert _told(ray) == _told(serial)
+        assert ray.run.winner == serial.run.winner
+        assert _objectives(ray) == pytest.approx(_objectives(serial), abs=1e-4)
+        assert ray.run.test is not None
+        assert serial.run.test is not None
+        assert ray.run.test.scores == serial.run.test.scores
+        assert {r.worker[:3] for r in ray.run.trials} == {"pid"}
+    assert len([r for r in serial.run.trials if r.id.startswith("t")]) == 6
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_faulty_backbones_are_named_with_the_reason_and_a_hung_one_is_killed(stripes: Any, toynet: str) -> None:
+    faulty = toynet.replace("toynet.py", "faulty.py")
+    model = _fit(
+        stripes,
+        [toynet, faulty],
+        backbones=["toynet/small", "faulty/*"],
+        trials=2,
+        max_workers=2,
+        resources={"step_seconds": 8},
+    )
+    assert model.recipe.backbone.startswith(("toynet/", "baselines/"))
+    reasons = {r.backbone: r.reason for r in model.run.survey if r.status == "failed"}
+    assert "not finite" in reasons["faulty/nan"]
+    assert "hung" in reasons["faulty/sleeper"]
+    assert "faulty.py" in reasons["faulty/sleeper"]
+    assert "width 5; the network gives 3" in reasons["faulty/width"]
+    assert "which is no map" in reasons["faulty/map"]
+    assert "licence server" in reasons["faulty/raises"]
+    assert "wanted a torch.nn.Module" in reasons["faulty/seven"]
+    assert "nowhere" in reasons["faulty/lost"]
+    board = model.leaderboard()
+    assert set(board.loc[board.status == "failed", "backbone"]) >= set(reasons)
+
+
+def test_a_space_that_is_exhausted_ends_the_search(stripes: Any, toynet: str) -> None:
+    model = _fit(
+        stripes,
+        [toynet],
+        backbones=["toynet/small"],
+        executor="serial",
+        trials=3,
+        strategies=["core/full"],
+        space={"lr": [1e-3], "lr_ratio": [0.1, 1.0], "layer_decay": [1.0]},
+    )
+    records = list(model.run.trials)
+    # The space holds two recipes, so that a third trial is not found, and none is made up.
+    assert len([r for r in records if r.id.startswith("t")]) == 2
+    assert all(r.objective is not None for r in records)
