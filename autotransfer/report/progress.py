@@ -172,7 +172,15 @@ class Live(Progress):
         return Text(self.status(), overflow="ellipsis", no_wrap=True)
 
 
-def progress(stream: TextIO | None = None, budget: float | None = None) -> Progress:
-    """Return what shows a run's progress on a stream, by default the error stream."""
+def progress(stream: TextIO | None = None, budget: float | None = None, plain: bool = True) -> Progress:
+    """Return what shows a run's progress on a stream, by default the error stream.
+
+    Args:
+        stream: where to.
+        budget: seconds that the search may take, where they were given.
+        plain: where the stream is no terminal, print plain lines; else nothing.
+    """
     to = sys.stderr if stream is None else stream
-    return Live(to, budget) if to.isatty() else Lines(to, budget)
+    if to.isatty():
+        return Live(to, budget)
+    return Lines(to, budget) if plain else Progress(budget)
