@@ -1,0 +1,83 @@
+"""Fetch a real image data set by the name of its Debian package, and lay it out as class folders.
+
+    python benchmarks/data/fetch.py tux --out data/tux           # 8 folders of drawings and photographs, about 700 rows
+    python benchmarks/data/fetch.py fashion --out data/fashion   # 2,000 rows of 10 classes, 28 x 28, grey
+
+Needs apt-get and dpkg-deb, and a package list (apt-get update) that knows the package; nothing is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TUX_PACKAGE, TUX_FOLDER, TUX_CLASSES = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", 8
+FASHION_PACKAGE, FASHION_FOLDER, FASHION_ROWS = "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist", 2000
+FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+
+
+def unpack(package: str, into: Path) -> Path:
+    """Download a package, unpack it under ``into`` without installing it, and return its root."""
+    subprocess.run(["apt-get", "download", "-q", package], cwd=into, check=True, stdout=sys.stderr)
+    (archive,) = into.glob(f"{package}_*.deb")
+    subprocess.run(["dpkg-deb", "-x", archive.name, "root"], cwd=into, check=True)
+    return into / "root"
+
+
+def tux(root: Path, out: Path) -> dict[str, int]:
+    """Copy the PNG files of the largest folders; a file's name keeps its path, so that none hides another."""
+    stamps = root / TUX_FOLDER
+    found = {folder.name: sorted(folder.rglob("*.png")) for folder in stamps.iterdir() if folder.is_dir()}
+    largest = sorted(found, key=lambda name: (-len(found[name]), name))[:TUX_CLASSES]
+    for name in sorted(largest):
+        (out / name).mkdir(parents=True)
+        for path in found[name]:
+            shutil.copyfile(path, out / name / "-".join(path.relative_to(stamps / name).parts))
+    return {name: len(found[name]) for name in sorted(largest)}
+
+
+def fashion(root: Path, out: Path, rows: int = FASHION_ROWS, seed: int = 0) -> dict[str, int]:
+    """Write as many training rows of each class as PNG, drawn by ``seed``."""
+    folder = root / FASHION_FOLDER
+    images = read_idx(folder / "train-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
+    labels = read_idx(folder / "train-labels-idx1-ubyte.gz", header=8)
+    rng = np.random.default_rng(seed)
+    each = rows // len(FASHION_CLASSES)
+    for label, name in enumerate(FASHION_CLASSES):
+        (out / name).mkdir(parents=True)
+        for i in sorted(rng.choice(np.flatnonzero(labels == label), each, replace=False).tolist()):
+            Image.fromarray(images[i]).save(out / name / f"{i:05d}.png")
+    return dict.fromkeys(FASHION_CLASSES, each)
+
+
+def read_idx(path: Path, header: int) -> np.ndarray:
+    """Return the bytes of an IDX file after its header."""
+    with gzip.open(path) as file:
+        return np.frombuffer(file.read(), dtype=np.uint8, offset=header)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["tux", "fashion"])
+    parser.add_argument("--out", type=Path, required=True, help="folder to make; it must not hold anything yet")
+    given = parser.parse_args()
+    if given.out.exists() and any(given.out.iterdir()):
+        parser.error(f"{given.out} is not empty")
+    package, lay_out = (TUX_PACKAGE, tux) if given.name == "tux" else (FASHION_PACKAGE, fashion)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = lay_out(unpack(package, Path(folder)), given.out)
+    for name, count in counts.items():
+        print(f"{count:6d}  {name}")
+    print(f"{sum(counts.values()):6d}  in {given.out}")
+
+
+if __name__ == "__main__":
+    main()
