@@ -1,0 +1,5 @@
+"""``python -m autotransfer``."""
+
+from autotransfer.cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""The verbs that use what a search left: predict, evaluate, leaderboard, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotransfer.cli.verbs import WRONG, Plugins, Said, verb
+from autotransfer.errors import ModelError
+
+if TYPE_CHECKING:
+    from autotransfer.schema import RunRecord
+
+Model = Annotated[Path, typer.Argument(help="A model folder, or a run folder that holds one.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs."""
+    verb(app, "predict")(predict)
+    verb(app, "evaluate")(evaluate)
+    verb(app, "leaderboard")(leaderboard)
+    verb(app, "report")(report)
+
+
+def predict(
+    model: Model,
+    data: Annotated[list[str], typer.Argument(help="Images, folders of images, or a table.")],
+    plugins: Plugins = None,
+) -> Said:
+    """Answer for each row, in order; a row that cannot be read has its reason, the others their answers."""
+    from autotransfer.model import load
+
+    loaded = load(model, plugins or ())
+    rows = [row for source in data for row in loaded.predict_rows(source)]
+    failed = [r for r in rows if "error" in r]
+    lines = ["\t".join(_cells(r)) for r in rows]
+    body = {"model": loaded.path, "classes": loaded.classes, "predictions": rows, "failed": len(failed)}
+    return Said(body, "\n".join(lines), WRONG if failed and len(failed) == len(rows) else 0)
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[str, typer.Argument(help="Labelled data that took no part in training.")],
+    target: Annotated[str | None, typer.Option(help="Name of the target column; as in training.")] = None,
+    plugins: Plugins = None,
+) -> Said:
+    """Score a model on labelled data; of data with a test part, that part alone."""
+    from autotransfer.model import load
+    from autotransfer.report.text import evaluation
+    from autotransfer.report.words import columns
+
+    loaded = load(model, plugins or ())
+    found, left_out = loaded.evaluate(data, target, on_error="report")
+    scores = dict(found.scores[loaded.task.name])
+    body = {
+        "model": loaded.path,
+        "metric": found.metric,
+        "value": found.value,
+        "interval": [found.low, found.high],
+        "rows": found.rows,
+        "scores": scores,
+        "left_out": left_out,
+    }
+    table = columns([{"metric": n, "value": v} for n, v in scores.items()])
+    lines = [evaluation(found), "", *table, *(f"left out: {n}: {why}" for n, why in left_out.items())]
+    return Said(body, "\n".join(lines))
+
+
+def leaderboard(folder: Run) -> Said:
+    """List every trial, best first, and every backbone that was not tried, with the reason."""
+    from autotransfer.report.leaderboard import rows_of
+    from autotransfer.report.words import columns
+
+    rows = rows_of(record) if (record := _record(folder)) is not None else _unfinished(folder)
+    return Said({"run": folder, "rows": rows}, "\n".join(columns(rows)) or "nothing was tried yet")
+
+
+def report(folder: Run) -> Said:
+    """Give the account of a finished run: data, what was tried, what won, how good it is, what it cost."""
+    from autotransfer.codec import to_json
+    from autotransfer.model_folder import find
+    from autotransfer.report.text import render
+
+    record = _record(folder)
+    if record is None:
+        raise ModelError(f"the run in {folder} is not over; go on with: autotransfer resume {folder}")
+    return Said(to_json(record), render(record, saved=str(find(folder))))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if "error" in row:
+        return [row["row"], "-", f"error: {row['error']}"]
+    chance = [f"{row['probability']:.4f}"] if "probability" in row else []
+    value = row["prediction"]
+    return [row["row"], ", ".join(map(str, value)) if isinstance(value, list) else str(value), *chance]
+
+
+def _record(folder: Path) -> RunRecord | None:
+    """Return a finished run's record, None for a run that is not over.
+
+    Raises:
+        ModelError: there is neither a run nor a model.
+    """
+    from autotransfer.codec import from_json
+    from autotransfer.model_folder import HISTORY, find
+    from autotransfer.schema import RunRecord
+
+    file = find(folder) / HISTORY
+    if file.is_file():
+        return from_json(RunRecord, _json(file))
+    if (folder / "run.yaml").is_file():
+        return None
+    raise ModelError(f"{folder} is neither a run folder nor a model folder; wanted what autotransfer fit wrote")
+
+
+def _unfinished(folder: Path) -> list[dict[str, Any]]:
+    from autotransfer.codec import from_json
+    from autotransfer.report.leaderboard import latest_records, rows
+    from autotransfer.schema import Plan, Profile
+
+    if not all((folder / n).is_file() for n in ("profile.json", "plan.json", "trials.jsonl")):
+        return []
+    trials, survey = latest_records(folder / "trials.jsonl")
+    metric = from_json(Profile, _json(folder / "profile.json")).metric
+    return rows(trials, survey, from_json(Plan, _json(folder / "plan.json")).refusals, metric)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is damaged: {error}") from error
