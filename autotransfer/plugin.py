@@ -3,6 +3,7 @@
 from autotransfer.codec import Scalar
 from autotransfer.errors import AutotransferError, DataError, PluginError, TrialFailedError, WeightsError
 from autotransfer.hookspecs import hookimpl
+from autotransfer.mend import mend_torchvision
 from autotransfer.protocols import (
     Dataset,
     FinishContext,
@@ -63,5 +64,6 @@ __all__ = [
     "WeightsError",
     "frozen_stages",
     "hookimpl",
+    "mend_torchvision",
     "number",
 ]

@@ -25,6 +25,7 @@ from autotransfer.errors import (
     UnknownNameError,
     suggestion,
 )
+from autotransfer.mend import mend_torchvision
 from autotransfer.protocols import Dataset, Strategy
 from autotransfer.schema import Refusal, SurveyRecord, TrialRecord
 from autotransfer.spec import BackboneSpec
@@ -200,6 +201,7 @@ class Registry:
                 f"the factory of {spec.id} is {spec.factory}, outside its plugin's package {package}; "
                 "give a function of the plugin itself that calls it"
             )
+        mend_torchvision()  # what is imported here may import timm or transformers, and they torchvision
         try:
             found: Any = owner.loaded if module_name == owner.loaded.__name__ else importlib.import_module(module_name)
         except Exception as error:  # a plugin's module may raise anything

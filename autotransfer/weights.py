@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -11,15 +10,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from autotransfer.errors import WeightsError
+from autotransfer.mend import mend_torchvision
 from autotransfer.spec import WeightSource
+
+__all__ = ["available", "cache_folder", "fetch", "is_offline", "members", "mend_torchvision", "sha256"]
 
 log = logging.getLogger(__name__)
 _YES = {"1", "ON", "YES", "TRUE"}
@@ -294,46 +295,3 @@ def _hub(source: WeightSource, offline: bool) -> Path:
     if source.sha256 and member != "/" and sha256(Path(got)) != source.sha256:
         raise WeightsError(f"{source.name} from the hub has another checksum than promised; it is not used")
     return Path(got)
-
-
-_mending = threading.Lock()
-_mended: list[Any] = []
-"""The declarations last as long as the object that made them."""
-
-
-def mend_torchvision() -> None:
-    """Make ``import torchvision``, and with it timm and transformers, work beside a CPU torch.
-
-    PyPI's torchvision wheel has no compiled ops for a CPU-only torch; its import then dies because the schemas
-    of two ops are missing. They are declared here, once in a process, unless torchvision's compiled library
-    loads and declares them itself.
-    """
-    with _mending:
-        if _mended or importlib.util.find_spec("torchvision") is None:
-            return
-        import torch
-
-        if _ops_declared():
-            return
-        library = torch.library.Library("torchvision", "DEF")
-        for op in ("nms", "qnms"):
-            library.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _mended.append(library)
-
-
-def _ops_declared() -> bool:
-    """Return whether torchvision's ops are there once its compiled library has been tried."""
-    import torch
-
-    for path in _torchvision_libraries():
-        try:
-            torch.ops.load_library(path)
-        except OSError as error:
-            log.debug("torchvision's compiled ops do not load: %s", error)
-    return hasattr(torch.ops.torchvision, "nms")
-
-
-def _torchvision_libraries() -> list[str]:
-    spec = importlib.util.find_spec("torchvision")
-    folders = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or ()]
-    return [str(p) for folder in folders for pattern in ("_C.*so", "_C.pyd") for p in sorted(folder.glob(pattern))]

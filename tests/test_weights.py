@@ -357,38 +357,5 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_torchvision_is_mended_once_and_then_imports():
-    run(
-        "from threading import Thread\nfrom autotransfer.weights import mend_torchvision\n"
-        "threads = [Thread(target=mend_torchvision) for _ in range(4)]\n"
-        "[t.start() for t in threads], [t.join() for t in threads]\n"
-        "mend_torchvision()\nimport torch, torchvision, timm\nmend_torchvision()\n"
-        "assert hasattr(torch.ops.torchvision, 'nms')"
-    )
-
-
-def test_ops_that_are_declared_already_are_left_alone():
-    run(
-        "import torch\nfrom autotransfer import weights\n"
-        "lib = torch.library.Library('torchvision', 'DEF')\n"
-        "for op in ('nms', 'qnms'):\n"
-        "    lib.define(op + '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n"
-        "weights.mend_torchvision()\nassert not weights._mended\nimport torchvision"
-    )
-
-
-def test_a_healthy_library_is_loaded_instead_of_declaring():
-    run(
-        "import torch\nfrom autotransfer import weights\n"
-        "def load(path):\n"
-        "    global lib\n"
-        "    lib = torch.library.Library('torchvision', 'DEF')\n"
-        "    lib.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n"
-        "weights._torchvision_libraries = lambda: ['_C.so']\n"
-        "torch.ops.load_library = load\n"
-        "weights.mend_torchvision()\nassert not weights._mended"
-    )
-
-
 def test_the_module_loads_neither_torch_nor_a_hub_client():
     run("import sys, autotransfer.weights\nassert not {'torch', 'huggingface_hub'} & set(sys.modules)")
