@@ -181,13 +181,14 @@ class Settings:
         found = []
         if self.trials is not None and not _whole(self.trials):
             found.append(f"trials is {self.trials!r:.60}; wanted a whole number, 1 or more")
-        elif isinstance(self.budget, bool) or not isinstance(self.budget, (str, int, float, type(None))):
+        else:
+            found += _budget_faults(None, self.trials)
+        if isinstance(self.budget, bool) or not isinstance(self.budget, (str, int, float, type(None))):
             found.append(f"budget is {self.budget!r:.60}; wanted seconds, or a text such as '10m'")
         else:
-            try:
-                Budget.parse(self.budget, self.trials)
-            except ConfigError as error:
-                found.append(str(error))
+            found += _budget_faults(self.budget, None)
+        if not found:
+            found += _budget_faults(self.budget, self.trials)
         if self.max_workers is not None and (not _whole(self.max_workers) or self.max_workers < 1):
             found.append(f"max_workers is {self.max_workers!r:.60}; wanted a whole number, 1 or more")
         return found
@@ -278,6 +279,14 @@ def _plugin(given: Any) -> str:
     if path.suffix == ".py" and path.is_file():
         return f"{path.stem} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return str(name)
+
+
+def _budget_faults(budget: str | float | None, trials: int | None) -> list[str]:
+    try:
+        Budget.parse(budget, trials)
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def _task_faults(task: Any, metric: Any) -> list[str]:
