@@ -137,7 +137,8 @@ def _assembled(
     encoded = made.encode(values)
     strata = _strata(kind, values)
     split = _split(dataset, usable, strata, checked, seed)
-    counts = Counter(str(v) for v in (label for s in label_sets(values) for label in s)) if made.classes else Counter()
+    sets = label_sets(values) if kind == "multilabel" else [(v,) for v in values]
+    counts = Counter(str(label) for s in sets for label in s) if made.classes else Counter()
     imbalance = max(counts.values()) / max(1, min(counts.values())) if counts else 1.0
     default = "balanced_accuracy" if imbalance > IMBALANCED and kind in ("binary", "multiclass") else made.metric
     made = make_task(kind, values, metric or default)

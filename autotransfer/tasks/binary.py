@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autotransfer.errors import DataError
@@ -24,4 +24,12 @@ class Binary(Multiclass):
         task = super().made(values)
         if task.outputs != 2:
             raise DataError(f"task='binary' wants two classes, the target has {task.outputs}; use task='multiclass'")
+        return task
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Multiclass:
+        """Return the task that ``to_json`` described."""
+        task = super().read(body)
+        if task.outputs != 2:
+            raise ValueError(f"a binary task has two labels, got {task.outputs}")
         return task

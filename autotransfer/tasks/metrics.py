@@ -6,19 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as sk
+from scipy.stats import rankdata
 
 from autotransfer.protocols import Task
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
-_CLASSES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "log_loss", "roc_auc")
-METRICS: Mapping[str, tuple[str, ...]] = {
-    "binary": _CLASSES,
-    "multiclass": _CLASSES,
-    "multilabel": ("f1", "f1_micro", "accuracy", "log_loss", "roc_auc"),
-    "regression": ("rmse", "mae", "r2"),
-}
 Array = np.ndarray[Any, Any]
+Measure = Callable[[Array, Array], float | None]
+_SORTED = 40_000_000
+"""Probabilities that an interval sorts: some 5 s of one core."""
+_TINY = 1e-15
+"""Probabilities are kept this far from 0 and 1 in a logarithm."""
 
 
 def signed(metric: str, scores: Mapping[str, float]) -> float:
@@ -28,88 +26,169 @@ def signed(metric: str, scores: Mapping[str, float]) -> float:
     return -scores[metric] if metric in LOWER_IS_BETTER else scores[metric]
 
 
-def of_classes(chances: Array, labels: Array, classes: int) -> dict[str, float]:
-    """Return the metrics of one label a row; precision, recall and F1 are means over the classes.
+def measured(task: str, predicted: Array, truth: Array) -> dict[str, float]:
+    """Return every metric of a task that has a value on these rows; none where there are no rows.
 
     Args:
-        chances: probabilities ``float64`` [N, classes].
-        labels: class numbers ``int64`` [N].
-        classes: how many there are.
+        task: its name.
+        predicted: probabilities ``float64`` [N, classes], or numbers [N].
+        truth: class numbers ``int64`` [N], 0 or 1 [N, labels], or numbers [N].
     """
-    chosen = chances.argmax(1)
-    seen = np.unique(labels)
-    every = np.arange(classes)
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        labels, chosen, labels=every, average=None, zero_division=0.0
-    )
-    asked = np.isin(every, np.union1d(seen, np.unique(chosen)))
-    scores = {
-        "accuracy": float((chosen == labels).mean()),
-        "balanced_accuracy": float(recall[seen].mean()),
-        "precision": float(precision[asked].mean()),
-        "recall": float(recall[asked].mean()),
-        "f1": float(f1[asked].mean()),
-        "log_loss": float(-np.log(np.clip(chances[np.arange(len(labels)), labels], 1e-15, 1)).mean()),
-    }
-    if len(seen) == classes == 2:
-        scores["roc_auc"] = float(sk.roc_auc_score(labels, chances[:, 1]))
-    elif len(seen) == classes:
-        areas = [sk.roc_auc_score(labels == c, chances[:, c]) for c in range(classes)]
-        scores["roc_auc"] = float(np.mean(areas))
-    return scores
+    if not len(truth):
+        return {}
+    found = {name: measure(predicted, truth) for name, measure in MEASURES[task].items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def of_label_sets(chances: Array, truth: Array) -> dict[str, float]:
-    """Return the metrics of label sets at a threshold of one half.
+def interval(
+    task: Task, outputs: Any, targets: Any, metric: str | None = None, *, seed: int = 0, draws: int = 1000
+) -> tuple[float, float]:
+    """Return the ends of the 95 % percentile bootstrap interval of a metric, over rows (Efron 1979).
+
+    Resamples on which the metric has no value (an AUC without one of the classes) are left out; both ends are
+    NaN where it has none on any.
 
     Args:
-        chances: probabilities ``float64`` [N, labels].
-        truth: 0 or 1, [N, labels].
-    """
-    chosen, real = chances >= 0.5, truth >= 0.5
-    clipped = np.clip(chances, 1e-15, 1 - 1e-15)
-    scores = {
-        "f1": float(sk.f1_score(real, chosen, average="macro", zero_division=0.0)),
-        "f1_micro": float(sk.f1_score(real, chosen, average="micro", zero_division=0.0)),
-        "accuracy": float((chosen == real).all(1).mean()),
-        "log_loss": float(-np.where(real, np.log(clipped), np.log1p(-clipped)).mean()),
-    }
-    mixed = [c for c in range(real.shape[1]) if 0 < real[:, c].sum() < len(real)]
-    if mixed:
-        scores["roc_auc"] = float(np.mean([sk.roc_auc_score(real[:, c], chances[:, c]) for c in mixed]))
-    return scores
-
-
-def of_numbers(predicted: Array, truth: Array) -> dict[str, float]:
-    """Return the metrics of numbers, in the target's own unit; both arguments are [N]."""
-    gap = predicted - truth
-    spread = float(((truth - truth.mean()) ** 2).sum())
-    scores = {"rmse": float(np.sqrt((gap**2).mean())), "mae": float(np.abs(gap).mean())}
-    return scores | ({"r2": 1.0 - float((gap**2).sum()) / spread} if spread > 0 else {})
-
-
-def interval(task: Task, outputs: Any, targets: Any, *, seed: int = 0, draws: int = 500) -> tuple[float, float]:
-    """Return the ends of the 95 % percentile bootstrap interval of the deciding metric, over rows.
-
-    Args:
-        task: whose ``metric`` is meant.
-        outputs: of the network, [N, outputs].
+        task: whose outputs these are.
+        outputs: of the network, ``float32`` [N, outputs].
         targets: encoded, [N] or [N, K].
-        seed: of the draws.
-        draws: resamples (Efron 1979).
+        metric: None: the one that decides.
+        seed: of the resamples.
+        draws: number of resamples; an AUC of many classes, which sorts, gets fewer, but 200 at least.
     """
-    import torch
-
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(draws):
-        rows = torch.from_numpy(rng.integers(0, len(targets), len(targets)))
-        found = task.scores(outputs[rows], targets[rows])
-        if task.metric in found:
-            values.append(found[task.metric])
+    metric = metric or task.metric
+    measure = MEASURES[task.name][metric]
+    numbers = not task.classes
+    predicted = task.decode(outputs) if numbers else task.probabilities(outputs)
+    truth = task.decode(targets) if numbers else targets.numpy()
+    if metric == "roc_auc" and predicted.size:
+        draws = min(draws, max(200, _SORTED // predicted.size))
+    rng, values = np.random.default_rng(seed), []
+    for _ in range(draws if len(truth) else 0):
+        rows = rng.integers(0, len(truth), len(truth))
+        value = measure(predicted[rows], truth[rows])
+        if value is not None:
+            values.append(value)
     if not values:
         return float("nan"), float("nan")
-    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
 
 
-Scorer = Callable[..., dict[str, float]]
+def _accuracy(chances: Array, labels: Array) -> float:
+    return float((chances.argmax(1) == labels).mean())
+
+
+def _hits(chances: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Return for each class how often it was rightly chosen, chosen, and there."""
+    classes, chosen = chances.shape[1], chances.argmax(1)
+    right = np.bincount(labels[chosen == labels], minlength=classes)
+    return right, np.bincount(chosen, minlength=classes), np.bincount(labels, minlength=classes)
+
+
+def _balanced_accuracy(chances: Array, labels: Array) -> float:
+    right, _, there = _hits(chances, labels)
+    return float((right[there > 0] / there[there > 0]).mean())
+
+
+def _precision(chances: Array, labels: Array) -> float:
+    right, chosen, there = _hits(chances, labels)
+    return float((right / np.maximum(chosen, 1))[chosen + there > 0].mean())
+
+
+def _recall(chances: Array, labels: Array) -> float:
+    right, chosen, there = _hits(chances, labels)
+    return float((right / np.maximum(there, 1))[chosen + there > 0].mean())
+
+
+def _f1(chances: Array, labels: Array) -> float:
+    right, chosen, there = _hits(chances, labels)
+    met = chosen + there > 0
+    return float((2 * right[met] / (chosen + there)[met]).mean())
+
+
+def _log_loss(chances: Array, labels: Array) -> float:
+    return float(-np.log(np.clip(chances[np.arange(len(labels)), labels], _TINY, 1)).mean())
+
+
+def _areas(chances: Array, there: Array) -> Array:
+    """Return the area under the ROC curve of each column, NaN where it is always or never there.
+
+    It is the share of pairs that are ranked rightly, ties counted half (Mann and Whitney 1947).
+    """
+    positive = there.sum(0)
+    pairs = positive * (len(there) - positive)
+    ranks = np.where(there, rankdata(chances, axis=0), 0.0).sum(0)
+    return np.where(pairs > 0, (ranks - positive * (positive + 1) / 2) / np.maximum(pairs, 1), np.nan)
+
+
+def _area_of_classes(chances: Array, labels: Array) -> float | None:
+    columns = np.arange(chances.shape[1])
+    columns = columns[1:] if len(columns) == 2 else columns  # of two classes both areas are one
+    areas = _areas(chances[:, columns], labels[:, None] == columns)
+    return None if np.isnan(areas).any() else float(areas.mean())
+
+
+def _set_f1(chances: Array, truth: Array) -> float:
+    chosen, there = chances >= 0.5, truth >= 0.5
+    both = (chosen & there).sum(0)
+    return float((2 * both / np.maximum(chosen.sum(0) + there.sum(0), 1)).mean())
+
+
+def _set_f1_micro(chances: Array, truth: Array) -> float:
+    chosen, there = chances >= 0.5, truth >= 0.5
+    return float(2 * (chosen & there).sum() / max(1, chosen.sum() + there.sum()))
+
+
+def _set_accuracy(chances: Array, truth: Array) -> float:
+    return float(((chances >= 0.5) == (truth >= 0.5)).all(1).mean())
+
+
+def _set_log_loss(chances: Array, truth: Array) -> float:
+    clipped = np.clip(chances, _TINY, 1 - _TINY)
+    return float(-np.where(truth >= 0.5, np.log(clipped), np.log1p(-clipped)).mean())
+
+
+def _set_area(chances: Array, truth: Array) -> float | None:
+    areas = _areas(chances, truth >= 0.5)
+    known = areas[~np.isnan(areas)]
+    return float(known.mean()) if known.size else None
+
+
+def _rmse(predicted: Array, truth: Array) -> float:
+    return float(np.sqrt(((predicted - truth) ** 2).mean()))
+
+
+def _mae(predicted: Array, truth: Array) -> float:
+    return float(np.abs(predicted - truth).mean())
+
+
+def _r2(predicted: Array, truth: Array) -> float | None:
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    return 1.0 - float(((predicted - truth) ** 2).sum()) / spread if spread > 0 else None
+
+
+_CLASSES: Mapping[str, Measure] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "precision": _precision,
+    "recall": _recall,
+    "f1": _f1,
+    "log_loss": _log_loss,
+    "roc_auc": _area_of_classes,
+}
+MEASURES: Mapping[str, Mapping[str, Measure]] = {
+    "binary": _CLASSES,
+    "multiclass": _CLASSES,
+    "multilabel": {
+        "f1": _set_f1,
+        "f1_micro": _set_f1_micro,
+        "accuracy": _set_accuracy,
+        "log_loss": _set_log_loss,
+        "roc_auc": _set_area,
+    },
+    "regression": {"rmse": _rmse, "mae": _mae, "r2": _r2},
+}
+"""By task and name: a function of predictions and truth, as :func:`measured` takes them. Precision, recall, F1
+and the AUC of classes are plain means over the classes; a class that is neither there nor chosen does not count."""
+METRICS: Mapping[str, tuple[str, ...]] = {task: tuple(own) for task, own in MEASURES.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotransfer.errors import DataError
-from autotransfer.tasks.metrics import Array, of_classes, signed
-
-Label = str | int | float | bool
+from autotransfer.tasks.labels import Label, ordered, plain, shown
+from autotransfer.tasks.metrics import Array, measured, signed
 
 
 class Multiclass:
@@ -33,22 +32,21 @@ class Multiclass:
         """Return the task with the distinct values as classes, sorted.
 
         Raises:
-            DataError: fewer than two distinct values.
+            DataError: fewer than two distinct values, or values that cannot be labels.
         """
-        distinct = {_plain(v) for v in values}
-        if len(distinct) < 2:
-            only = f" ({next(iter(distinct))!r})" if distinct else ""
-            raise DataError(f"the target has {len(distinct)} class{only}; wanted two or more, each with several rows")
-        try:
-            labels = sorted(distinct)
-        except TypeError:
-            labels = sorted(distinct, key=lambda v: (type(v).__name__, str(v)))
+        labels = ordered(values)
+        if len(labels) < 2:
+            only = f" ({labels[0]!r})" if labels else ""
+            raise DataError(f"the target has {len(labels)} class{only}; wanted two or more, each with several rows")
         return cls(labels)
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Multiclass:
         """Return the task that ``to_json`` described."""
-        return cls(list(body["labels"]), str(body["metric"]))
+        labels = list(body["labels"])
+        if ordered(labels) != labels or len(labels) < 2:
+            raise ValueError("labels are two or more, distinct and in order")
+        return cls(labels, str(body["metric"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return the labels with their own types, and the metric."""
@@ -60,15 +58,14 @@ class Multiclass:
         Raises:
             DataError: values that are no class, with how often.
         """
-        plain = [_plain(v) for v in values]
-        unknown = [v for v in plain if v not in self._numbers]
+        given = [plain(v) for v in values]
+        unknown = [v for v in given if not isinstance(v, Hashable) or v not in self._numbers]
         if unknown:
-            shown = ", ".join(repr(v) for v in list(dict.fromkeys(unknown))[:5])
-            known = ", ".join(map(repr, self.labels[:10]))
+            known = ", ".join(map(repr, self.labels[:10])) + (", ..." if len(self.labels) > 10 else "")
             raise DataError(
-                f"{len(unknown)} of {len(plain)} labels are no class of this model: {shown}; classes: {known}"
+                f"{len(unknown)} of {len(given)} labels are no class of this model: {shown(unknown)}; classes: {known}"
             )
-        return torch.tensor([self._numbers[v] for v in plain], dtype=torch.int64)
+        return torch.tensor([self._numbers[v] for v in given], dtype=torch.int64)
 
     def survey_target(self, targets: Tensor) -> Tensor:
         """Return one-hot rows ``float64`` [N, classes]."""
@@ -86,7 +83,7 @@ class Multiclass:
 
     def scores(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return accuracy, balanced accuracy, precision, recall, F1, log-loss and AUC."""
-        return of_classes(self.probabilities(outputs), targets.numpy(), self.outputs)
+        return measured(self.name, self.probabilities(outputs), targets.numpy())
 
     def objective(self, scores: Mapping[str, float]) -> float:
         """Return the deciding metric, higher is better."""
@@ -97,15 +94,8 @@ class Multiclass:
         return torch.softmax(outputs.double(), 1).numpy()
 
     def decode(self, outputs: Tensor) -> Array:
-        """Return the likeliest label of each row."""
-        numbers = outputs.argmax(1).tolist()
-        return np.array([self.labels[i] for i in numbers], dtype=_kind(self.labels))
-
-
-def _kind(labels: Sequence[Label]) -> Any:
-    kinds = {type(v) for v in labels}
-    return None if len(kinds) == 1 else object
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+        """Return the likeliest label of each row: an array [N] of the labels' own type, ``object`` for several."""
+        kinds = {type(v) for v in self.labels}
+        labels = np.array(self.labels, dtype=None if len(kinds) == 1 else object)
+        chosen: Array = labels[outputs.argmax(1).numpy()]
+        return chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotransfer.errors import DataError
-from autotransfer.tasks.metrics import Array, of_numbers, signed
+from autotransfer.tasks.labels import plain, shown
+from autotransfer.tasks.metrics import Array, measured, signed
+
+_CONSTANT = 1e-12
+"""A spread below this share of the values is rounding."""
 
 
 class Regression:
@@ -34,14 +39,18 @@ class Regression:
             DataError: values that are no finite numbers, or all the same.
         """
         numbers = _numbers(values)
+        if not len(numbers):
+            raise DataError("the target has no value at all; wanted one number a row")
         spread = float(numbers.std())
-        if not spread > 0:
+        if not spread > _CONSTANT * float(np.abs(numbers).max()):
             raise DataError(f"the target is {numbers[0]:g} in every row; there is nothing to predict")
         return cls(float(numbers.mean()), spread)
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Regression:
         """Return the task that ``to_json`` described."""
+        if not (math.isfinite(body["mean"]) and 0 < body["scale"] < math.inf):
+            raise ValueError("mean is finite and scale above 0")
         return cls(float(body["mean"]), float(body["scale"]), str(body["metric"]))
 
     def to_json(self) -> dict[str, Any]:
@@ -72,8 +81,7 @@ class Regression:
 
     def scores(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return RMSE, MAE and R2 in the target's own unit."""
-        truth = targets[:, 0].double().numpy() * self.scale + self.mean
-        return of_numbers(self.decode(outputs), truth)
+        return measured(self.name, self.decode(outputs), self.decode(targets))
 
     def objective(self, scores: Mapping[str, float]) -> float:
         """Return the deciding metric, higher is better."""
@@ -93,11 +101,22 @@ class Regression:
 
 
 def _numbers(values: Sequence[Any]) -> Array:
-    try:
-        numbers = np.asarray([float(v) for v in values], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"task='regression' wants numbers: {error}") from error
-    wrong = int((~np.isfinite(numbers)).sum())
+    found = [_number(plain(v)) for v in values]
+    wrong = [v for v, number in zip(values, found, strict=True) if number is None]
     if wrong:
-        raise DataError(f"{wrong} of {len(numbers)} target values are not finite; remove these rows or mend them")
-    return numbers
+        raise DataError(
+            f"{len(wrong)} of {len(found)} target values are no finite number: {shown([plain(v) for v in wrong])}; "
+            "remove these rows or mend them, or choose another task="
+        )
+    return np.asarray(found, dtype=np.float64)
+
+
+def _number(value: Any) -> float | None:
+    """Return the number that a value or its text is, None for anything else and for what is not finite."""
+    if not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
