@@ -107,7 +107,9 @@ def _read_union(args: tuple[Any, ...], body: Any, where: str) -> Any:
         for option in options:
             if dataclasses.is_dataclass(option) and getattr(option, "kind", None) == body["kind"]:
                 return _read_dataclass(cast(type, option), body, where)
-    for option in options:
+    # A kind that is none of these must not pass for one whose fields all have defaults.
+    kinds = isinstance(body, Mapping) and "kind" in body and any(_tagged(o) for o in options if isinstance(o, type))
+    for option in () if kinds else options:
         try:
             exact = option in (str, bool, int, float)
             whole = option is float and int not in options and type(body) is int

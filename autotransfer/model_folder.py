@@ -205,7 +205,11 @@ def read(path: Path) -> Read:
         tensors = load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path / WEIGHTS} cannot be read: {error}") from error
-    return Read(note, tensors, {n: _load(path / n) for n in note.files if n != WEIGHTS})
+    bodies = {n: _load(path / n) for n in note.files if n != WEIGHTS}
+    odd = [n for n, body in bodies.items() if not isinstance(body, dict)]
+    if odd:
+        raise ModelError(f"{', '.join(odd)} in {path} hold no JSON object; they were altered")
+    return Read(note, tensors, bodies)
 
 
 def read_note(path: Path) -> ModelNote:

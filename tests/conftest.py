@@ -67,3 +67,19 @@ def local_ray() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory, toynet: str, stripes: tuple[np.ndarray, np.ndarray]) -> Path:
+    """Folder of a real finished run on the tiny backbone, without baselines: two trials in this process."""
+    from autotransfer import engine
+    from autotransfer.config import Settings
+
+    out = tmp_path_factory.mktemp("toy") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOTRANSFER_PLUGINS", "core=autotransfer_strategies")
+        settings = Settings(
+            data=stripes, trials=2, executor="serial", plugins=[toynet], backbones="toynet/small", out=out
+        )
+        engine.fit(settings)
+    return out

@@ -22,6 +22,8 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
         DataError: lengths differ, or X is no images.
     """
     labelled = options.get("labelled", True)
+    if isinstance(source, (str, Path, bytes, Mapping)):
+        return None
     if labelled:
         if not isinstance(source, tuple) or len(source) != 2:
             return None
