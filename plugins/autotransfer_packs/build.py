@@ -56,12 +56,11 @@ def dinov2_focus(weights: Path | None) -> nn.Module:
     Raises:
         WeightsError: the file does not hold this network.
     """
-    network: nn.Module = timm.create_model(
-        "vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=dinov2.SIZE
-    )
+    make: Any = timm.create_model  # which options there are depends on the model
+    network = make("vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=dinov2.SIZE)
     if weights is not None:
         dinov2.fill(network, weights)
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def _by_order(network: Any, weights: Path | None) -> nn.Module:

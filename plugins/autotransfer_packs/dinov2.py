@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 from torch.nn import functional
 
 from autotransfer.plugin import WeightsError
@@ -14,7 +15,6 @@ from autotransfer_packs.onnx_file import OnnxFile
 
 SIZE = 224
 _PATCH = 14
-_DEPTH = 12
 _BLOCK = {
     "norm1.weight": "norm1.weight",
     "norm1.bias": "norm1.bias",
@@ -31,8 +31,8 @@ _BLOCK = {
 }
 
 
-def fill(network: nn.Module, weights: Path) -> None:
-    """Fill timm's ViT-S/14 from the pack's ONNX file; the detector's decoder is left out.
+def fill(network: VisionTransformer, weights: Path) -> None:
+    """Fill timm's ViT-S/14 at 224 pixels from the pack's ONNX file; the detector's decoder is left out.
 
     Raises:
         WeightsError: the file does not hold this network.
@@ -49,7 +49,7 @@ def fill(network: nn.Module, weights: Path) -> None:
         "norm.weight": file.tensor("backbone.layernorm.weight"),
         "norm.bias": file.tensor("backbone.layernorm.bias"),
     }
-    for i in range(_DEPTH):
+    for i in range(len(network.blocks)):
         layer = f"backbone.encoder.layer.{i}"
         state |= {f"blocks.{i}.{ours}": file.tensor(f"{layer}.{theirs}") for ours, theirs in _BLOCK.items()}
         for kind in ("weight", "bias"):

@@ -72,4 +72,4 @@ def fill(network: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit the network: {error}") from error
+        raise WeightsError(f"{path} does not fit the network: {' '.join(str(error).split())}") from error

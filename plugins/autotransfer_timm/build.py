@@ -33,16 +33,16 @@ def build(weights: Path | None, *, name: str, **options: Scalar) -> nn.Module:
         WeightsError: the file does not hold this network; only its classifier may differ.
     """
     make: Any = timm.create_model  # which options there are depends on the model
-    network: nn.Module = make(name, pretrained=False, num_classes=0, **options)
+    network = make(name, pretrained=False, num_classes=0, **options)
     if weights is not None:
         _fill(network, _headless(network, _read(weights)), name, weights)
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)  # type: ignore[no-any-return]
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise WeightsError(
@@ -54,7 +54,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _headless(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _headless(network: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without those of the classifier, which the card of the network names."""
     named = network.pretrained_cfg.get("classifier") or ()
     heads = (named,) if isinstance(named, str) else tuple(named)
@@ -68,7 +68,7 @@ def _fill(network: nn.Module, state: dict[str, Tensor], name: str, path: Path) -
         fitting = state if translate is None else translate(state, network)
         found = network.load_state_dict(fitting, strict=False)
     except (RuntimeError, KeyError, ValueError, AssertionError) as error:
-        raise WeightsError(f"{path} does not hold {name}: {type(error).__name__}: {str(error)[:400]}") from error
+        raise WeightsError(f"{path} does not hold {name}: {' '.join(str(error).split())[:400]}") from error
     kept = {child for child, _ in network.named_children()}
     # parts that this build has left out altogether, such as auxiliary classifiers
     alien = [k for k in found.unexpected_keys if k.partition(".")[0] in kept or "." not in k]
