@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from autotransfer.codec import Scalar, digest
 from autotransfer.errors import ConfigError, PluginContractError
@@ -120,7 +121,7 @@ class Recipe:
     """CPU threads of the arithmetic; another number can change the last digits."""
     dtype: str = "float32"
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A short hash that names this recipe; the trial's random numbers come from it and the seed."""
         return digest(self)

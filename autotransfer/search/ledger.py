@@ -9,7 +9,7 @@ from pathlib import Path
 from autotransfer.codec import dumps, from_json, to_json
 from autotransfer.errors import ModelError
 from autotransfer.schema import SurveyRecord, TrialRecord
-from autotransfer.search.jobs import Job, Record
+from autotransfer.search.jobs import Job, Record, SurveyJob
 
 _KINDS = {"survey": SurveyRecord, "trial": TrialRecord}
 
@@ -34,6 +34,8 @@ class Ledger:
         record = self.records.get(job.key)
         if record is None or record.status in ("failed", "stopped"):
             return None
+        if isinstance(job, SurveyJob) and isinstance(record, SurveyRecord) and _cut_short(job, record):
+            return None
         left = record.features if isinstance(record, SurveyRecord) else record.checkpoint
         return record if left and (self.work / left).exists() else None
 
@@ -48,6 +50,11 @@ class Ledger:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _cut_short(job: SurveyJob, record: SurveyRecord) -> bool:
+    """Return whether a survey's time was up before it had read what it was asked to."""
+    return record.rows < job.rows or (job.last and record.status != "done")
 
 
 def read_ledger(path: Path) -> list[Record]:

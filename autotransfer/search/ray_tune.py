@@ -28,7 +28,8 @@ from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.search import trial
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
-from autotransfer.search.policy import Generation, Notify
+from autotransfer.search.policy import Notify
+from autotransfer.search.rounds import Generation
 from autotransfer.search.trial import Worker, failed
 
 log = logging.getLogger(__name__)

@@ -116,10 +116,11 @@ class Worker:
         trainer = self.live.pop(key, None) if job.rung else None
         if trainer is None:
             features = self.context.path(job.survey) if job.survey and job.rows is None else None
-            trainer = self.trainer(job.recipe, features, rows=self._first_rows(job))
+            trainer = self.trainer(job.recipe, features, rows=self._first_rows(job), deadline=job.deadline)
             if job.rung:
                 checkpoint.load(trainer, self.context.path(f"checkpoint-{job.id}"))
-        whole = trainer.run(job.until, job.deadline)
+        trainer.job.deadline = job.deadline
+        whole = trainer.run(job.until)
         if not trainer.curve and not whole:
             raise TrialFailedError("the budget ended before its first evaluation")
         over = job.final or trainer.finished or not whole
@@ -164,7 +165,13 @@ class Worker:
         trainer.load(latest)
         return {self.task.name: scores}
 
-    def trainer(self, recipe: Recipe, features: Path | None, rows: tuple[Rows, Rows | None] | None = None) -> Trainer:
+    def trainer(
+        self,
+        recipe: Recipe,
+        features: Path | None,
+        rows: tuple[Rows, Rows | None] | None = None,
+        deadline: float = float("inf"),
+    ) -> Trainer:
         """Return a new training of a recipe, at its first step."""
         spec = self.context.specs[recipe.backbone]
         strategy = self.registry.strategy(recipe.strategy)
@@ -184,6 +191,7 @@ class Worker:
                 validation=validation,
                 pooled=pooled if pooled is not None and len(pooled[0]) == len(train) else None,
                 tick=self.tick,
+                deadline=deadline,
             )
         )
 
