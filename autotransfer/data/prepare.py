@@ -184,7 +184,8 @@ def _enough(strata: Sequence[Hashable]) -> None:
 def _strata(kind: str, values: Sequence[Any]) -> list[Hashable]:
     if kind == "regression":
         numbers = np.asarray(values, dtype=np.float64)
-        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _QUANTILES + 1)[1:-1]))
+        bins = max(1, min(_QUANTILES, len(numbers) // 5))  # each needs rows for train, validation and test
+        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1)[1:-1]))
         return [int(b) for b in np.searchsorted(edges, numbers, side="right")]
     if kind == "multilabel":
         return [str(s) for s in _rarest(label_sets(values))]
