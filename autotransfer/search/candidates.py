@@ -151,6 +151,8 @@ class Proposer:
 
     def draw(self) -> Candidate | None:
         """Return a recipe not yet proposed, or None when the space seems exhausted."""
+        if not self.order:  # no backbone got through the survey
+            return None
         for _ in range(DRAWS):
             rng = Random(stream(self.space.seed, "draw", self.drawn))
             self.drawn += 1
