@@ -20,13 +20,28 @@ from autotransfer.plugin import FittedState, HeadState
 COMPONENTS = 256
 """Principal components kept: more of 3,072 pixels only slow the fit."""
 PCA_ROWS = 4096
+"""Rows that the components are fitted on."""
+CONSTANT = 1e-6
+"""Values that differ by less are taken for equal."""
+EXACT = 512
+"""Up to this many rows or pixels the decomposition is exact; beyond, randomised (seeded), 20 times faster."""
 CHOICE_ROWS = 2048
 """Rows that the penalty is chosen on."""
-PENALTIES = (0.001, 0.01, 0.1, 1.0)
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
+"""scikit-learn's C, for features whose largest standard deviation is 1."""
+DEFAULT_PENALTY = 0.1
+"""Where there are too few rows to choose."""
+FOLDS = 3
+NEVER = -30.0
+"""Logit of a class without training rows."""
+Array = np.ndarray[Any, Any]
 
 
 class Pixels(nn.Module):
-    """Flattened pixels, centred and projected on principal components fitted on training rows."""
+    """Flattened pixels, centred and projected on principal components fitted on training rows.
+
+    All components share one scale, so that the penalty of a linear model acts as it would on the pixels.
+    """
 
     mean: Tensor
     basis: Tensor
@@ -44,14 +59,18 @@ class Pixels(nn.Module):
             count += len(batch)
             if count >= PCA_ROWS:
                 break
-        pixels = torch.cat(parts).double().numpy()
+        pixels = torch.cat(parts)[:PCA_ROWS].numpy()
+        mean = pixels.mean(0, dtype=np.float64)
         keep = min(COMPONENTS, len(pixels) - 1, pixels.shape[1])
-        solver = PCA(n_components=max(1, keep), svd_solver="full", random_state=0).fit(pixels)
-        scale = np.sqrt(np.maximum(solver.explained_variance_[0], 1e-12))
-        basis = solver.components_.T / scale
+        if keep < 1 or float(np.ptp(pixels, axis=0).max()) < CONSTANT:
+            basis = np.zeros((pixels.shape[1], 1))
+        else:
+            solver = "full" if min(pixels.shape) <= EXACT else "randomized"
+            found = PCA(n_components=keep, svd_solver=solver, random_state=0).fit(pixels)
+            basis = found.components_.T / np.sqrt(found.explained_variance_[0])
         return FittedState(
             tensors={
-                "mean": torch.tensor(solver.mean_, dtype=torch.float32),
+                "mean": torch.tensor(mean, dtype=torch.float32),
                 "basis": torch.tensor(np.ascontiguousarray(basis), dtype=torch.float32),
             }
         )
@@ -87,28 +106,38 @@ class Nothing(nn.Module):
 def logistic_head(features: Tensor, targets: Tensor) -> HeadState:
     """Return a linear head [outputs, width] on raw features.
 
-    Class numbers give a softmax head, 0-1 rows a sigmoid for each label, other floats a ridge regression.
+    Class numbers give a softmax head, 0-1 rows a sigmoid for each label, other floats a ridge regression. Features
+    are centred and share one scale while it is fitted; both are folded into the weights. Where no feature varies,
+    the head gives the frequencies of the classes, or the mean.
+
+    Args:
+        features: ``float32`` [N, width].
+        targets: class numbers ``int64`` [N], or ``float32`` [N, K].
     """
-    x = features.double().numpy()
+    raw = features.double().numpy()
+    mean, spread = raw.mean(0), float(raw.std(0).max(initial=0.0))
+    varies = spread > CONSTANT * max(1.0, float(np.abs(raw).max(initial=0.0)))
+    x = (raw - mean) / spread if varies else None
     if not torch.is_floating_point(targets):
-        labels = targets.numpy()
-        return _state(*_softmax(x, labels, int(labels.max()) + 1))
-    y = targets.double().numpy()
-    if np.isin(y, (0.0, 1.0)).all():
-        rows = [_sigmoid(x, y[:, k].astype(np.int64)) for k in range(y.shape[1])]
-        return _state(np.stack([w for w, _ in rows]), np.asarray([b for _, b in rows]))
-    if not x.std(0).any():
-        return _state(np.zeros((y.shape[1], x.shape[1])), y.mean(0))
-    ridge = RidgeCV(alphas=np.logspace(-2, 5, 15)).fit(x, y)
-    return _state(np.reshape(ridge.coef_, (y.shape[1], -1)), np.reshape(ridge.intercept_, -1))
+        weight, bias = _softmax(x, targets.numpy(), raw.shape[1])
+    else:
+        y = targets.double().numpy()
+        single = [_column(x, y[:, k], raw.shape[1]) for k in range(y.shape[1])]
+        weight, bias = np.stack([w for w, _ in single]), np.asarray([b for _, b in single])
+    weight = weight / spread if varies else weight
+    return HeadState(
+        weight=torch.tensor(weight, dtype=torch.float32),
+        bias=torch.tensor(bias - weight @ mean, dtype=torch.float32),
+    )
 
 
-def _softmax(x: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], classes: int) -> tuple[Any, Any]:
-    present = np.unique(labels)
-    weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -30.0)
-    if not x.std(0).any() or len(present) < 2:
-        share = np.bincount(labels, minlength=classes) / len(labels)
-        return weight, np.log(np.maximum(share, 1e-13))
+def _softmax(x: Array | None, labels: Array, width: int) -> tuple[Array, Array]:
+    counts = np.bincount(labels)
+    present = np.flatnonzero(counts)
+    weight, bias = np.zeros((len(counts), width)), np.full(len(counts), NEVER)
+    if x is None or len(present) < 2:
+        bias[present] = np.log(counts[present] / len(labels))
+        return weight, bias
     model = _fitted(x, labels)
     if len(present) == 2:
         weight[present[1]], bias[present] = model.coef_[0], (0.0, model.intercept_[0])
@@ -117,31 +146,35 @@ def _softmax(x: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], classes: int
     return weight, bias
 
 
-def _sigmoid(x: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> tuple[Any, float]:
-    share = labels.mean()
-    if not x.std(0).any() or share in (0.0, 1.0):
-        odds = np.clip(share, 1e-6, 1 - 1e-6)
-        return np.zeros(x.shape[1]), float(np.log(odds / (1 - odds)))
-    model = _fitted(x, labels)
+def _column(x: Array | None, y: Array, width: int) -> tuple[Array, float]:
+    """Return weights and bias of one output: a logit where its targets are 0 and 1, else a number."""
+    share = float(y.mean())
+    if not np.isin(y, (0.0, 1.0)).all():
+        if x is None or not y.std() > 0:
+            return np.zeros(width), share
+        ridge = RidgeCV(alphas=np.logspace(-2, 5, 15)).fit(x, y)
+        return ridge.coef_, float(ridge.intercept_)
+    if x is None or share in (0.0, 1.0):
+        share = min(max(share, 0.5 / len(y)), 1 - 0.5 / len(y))  # as if half a row were otherwise
+        return np.zeros(width), float(np.log(share / (1 - share)))
+    model = _fitted(x, y.astype(np.int64))
     return model.coef_[0], float(model.intercept_[0])
 
 
-def _fitted(x: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
+def _fitted(x: Array, labels: Array) -> Any:
     with warnings.catch_warnings():
         # An unconverged fit is still the best of its penalty; it is judged by its score like the others.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LogisticRegression(C=_penalty(x, labels), max_iter=500).fit(x, labels)
 
 
-def _penalty(x: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
+def _penalty(x: Array, labels: Array) -> float:
+    """Return the C of the best cross-validated accuracy on classes that have a row for each fold."""
     x, labels = x[:CHOICE_ROWS], labels[:CHOICE_ROWS]
-    rarest = np.bincount(labels)[np.unique(labels)].min()
-    if rarest < 3:
-        return 0.1
-    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    many = np.bincount(labels)[labels] >= FOLDS
+    x, labels = x[many], labels[many]
+    if len(np.unique(labels)) < 2:
+        return DEFAULT_PENALTY
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     tried = {c: cross_val_score(LogisticRegression(C=c, max_iter=300), x, labels, cv=folds).mean() for c in PENALTIES}
     return max(PENALTIES, key=lambda c: tried[c])
-
-
-def _state(weight: Any, bias: Any) -> HeadState:
-    return HeadState(weight=torch.tensor(weight, dtype=torch.float32), bias=torch.tensor(bias, dtype=torch.float32))

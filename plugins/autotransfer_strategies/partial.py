@@ -15,9 +15,12 @@ from autotransfer.plugin import (
     Strategy,
     Training,
     Verdict,
+    frozen_stages,
     number,
 )
 from autotransfer_strategies.settings import fine_tuning
+
+FRACTIONS = (0.25, 0.4, 0.55, 0.7, 0.85)
 
 
 class Partial(Strategy):
@@ -34,9 +37,15 @@ class Partial(Strategy):
         return Verdict(True) if len(spec.stages) >= 2 else Verdict(False, "the backbone has fewer than two stages")
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:
-        """Return freeze fraction, learning rate and the ratio of backbone to head."""
+        """Return freeze fraction, learning rate and the ratio of backbone to head.
+
+        Fractions that freeze all stages are the probe's, and of those that freeze equally many one is enough.
+        """
+        distinct = {frozen_stages(f, len(spec.stages)): f for f in reversed(FRACTIONS)}
         return {
-            "freeze_fraction": Choice((0.25, 0.4, 0.55, 0.7, 0.85)),
+            "freeze_fraction": Choice(
+                tuple(f for k, f in sorted(distinct.items()) if k < len(spec.stages)) or FRACTIONS
+            ),
             "lr": LogUniform(5e-4, 5e-3),
             "lr_ratio": LogUniform(0.03, 1.0),
         }
