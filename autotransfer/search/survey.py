@@ -150,7 +150,7 @@ def _scored(
     for depth, cut in enumerate(cuts):
         tick()
         pooled = parts[f"train/{depth}"][:RIDGE_ROWS]
-        usable = pooled.shape[1] > 0 and len(pooled) > 2
+        usable = pooled.shape[1] > 0 and len(pooled) > 2 and bool((pooled != pooled[0]).any())
         score = closed_form_score(pooled.float(), targets[: len(pooled)], task) if usable else None
         done.append(replace(cut, score=score, width=pooled.shape[1]))
     return tuple(done)

@@ -1,0 +1,104 @@
+"""Candidates: the guaranteed ones, the drawn ones, and the caller's own space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autotransfer.errors import ConfigError
+from autotransfer.registry import Registry
+from autotransfer.schema import Phase, Profile, SurveyRecord
+from autotransfer.search.candidates import Proposer, Space, share_trained
+from autotransfer.space import Choice, LogUniform
+from autotransfer.spec import BackboneSpec
+
+PROFILE = Profile(
+    name="d",
+    modality="image",
+    task="multiclass",
+    metric="accuracy",
+    rows=500,
+    train=320,
+    validation=80,
+    test=100,
+    classes=("a", "b", "c"),
+)
+STAGES = ("s1", "s2", "s3", "s4")
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+def _proposer(registry: Registry, given: Any = None, seed: int = 0, strategies: list[str] | None = None) -> Proposer:
+    specs = {i: BackboneSpec(id=i, factory="m:f") for i in ("m/a", "m/b")}
+    chosen = [s for s in registry.strategies() if strategies is None or s.id in strategies]
+    space = Space(PROFILE, specs, chosen, given or {}, seed=seed)
+    survey = [SurveyRecord(backbone=i, status="done", stages=STAGES) for i in specs]
+    return Proposer(space, survey, ["m/b", "m/a"], "m/a")
+
+
+def test_the_default_recipe_of_the_static_winner_comes_first(registry: Registry) -> None:
+    found = [c.recipe for c in _proposer(registry).guaranteed()]
+    assert [(r.backbone, r.strategy) for r in found] == [
+        ("m/a", "core/full"),
+        ("m/b", "core/probe"),
+        ("m/a", "core/probe"),
+        ("m/b", "core/partial"),
+    ]
+    assert found[0].values["layer_decay"] == 0.75
+    assert (found[3].freeze, found[3].values["lr_ratio"]) == (3, 0.1)
+    assert found[3].stages == STAGES
+
+
+def test_draws_depend_on_the_seed_alone_and_never_repeat(registry: Registry) -> None:
+    one, two, other = (_proposer(registry, seed=s) for s in (1, 1, 2))
+    first = [one.draw() for _ in range(12)]
+    assert [c.recipe for c in first if c] == [c.recipe for c in (two.draw() for _ in range(12)) if c]
+    assert [c.recipe for c in first if c] != [c.recipe for c in (other.draw() for _ in range(12)) if c]
+    keys = [c.recipe.key for c in first if c]
+    assert len(set(keys)) == len(keys) == 12
+
+
+def test_fractions_that_freeze_the_same_stages_are_one_candidate(registry: Registry) -> None:
+    given = {
+        "freeze_fraction": Choice((0.50, 0.52, 0.55)),
+        "lr": Choice((1e-3,)),
+        "lr_ratio": Choice((0.1,)),
+    }
+    proposer = _proposer(registry, given, strategies=["core/partial"])
+    drawn = []
+    while (candidate := proposer.draw()) is not None:
+        drawn.append(candidate.recipe)
+    assert sorted((r.backbone, r.freeze) for r in drawn) == [("m/a", 2), ("m/b", 2)]
+
+
+def test_the_callers_space_takes_the_place_of_the_strategys(registry: Registry) -> None:
+    given = {"lr": LogUniform(0.5, 0.6), "label_smoothing": Choice((0.3,)), "epochs": Choice((4,))}
+    for candidate in _proposer(registry, given).guaranteed():
+        assert 0.5 <= float(candidate.recipe.values["lr"] or 0) <= 0.6
+        assert candidate.recipe.training.label_smoothing == 0.3
+        assert candidate.recipe.values["epochs"] == 4
+
+
+def test_unknown_names_in_the_space_are_listed_with_suggestions(registry: Registry) -> None:
+    space = _proposer(registry, {"lr_ration": Choice((1,)), "depth": Choice((2,))}).space
+    with pytest.raises(ConfigError, match="lr_ratio") as caught:
+        space.unknown_values()
+    assert "'depth'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "share"),
+    [(0, 3.0), (2, 1 + 2 * 0.6), (3, 1 + 2 * 0.2), (4, 0.0)],
+)
+def test_cost_counts_backward_passes_through_trained_stages_only(freeze: int, share: float) -> None:
+    macs = (10.0, 40.0, 80.0, 100.0)
+    assert share_trained([Phase(epochs=2, freeze=freeze)], 4, macs) == pytest.approx(share)
+
+
+def test_cost_is_the_mean_over_phases_by_epochs() -> None:
+    phases = [Phase(epochs=1, freeze=2), Phase(epochs=3, freeze=0)]
+    assert share_trained(phases, 2, (50.0, 100.0)) == pytest.approx((0.0 * 1 + 3.0 * 3) / 4)

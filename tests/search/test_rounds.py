@@ -1,0 +1,96 @@
+"""The rounds of a survey, with made-up records in place of workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from autotransfer.registry import Registry
+from autotransfer.schema import Profile, SurveyRecord
+from autotransfer.search.jobs import Context, SurveyJob
+from autotransfer.search.rounds import FIRST_CHUNK, Rounds
+from autotransfer.spec import BackboneSpec
+
+SCORES = {"m/a": 0.9, "m/b": 0.8, "m/c": 0.7, "m/d": 0.6, "m/e": 0.5}
+
+
+def _profile(train: int) -> Profile:
+    return Profile(
+        name="d", modality="image", task="multiclass", metric="accuracy", rows=train, train=train, validation=50, test=50
+    )
+
+
+def _rounds(train: int, deadline: float, workers: int = 1) -> Rounds:
+    specs = {i: BackboneSpec(id=i, factory="m:f") for i in SCORES}
+    context = Context(prepared=None, manifest=[], specs=specs, weights={}, work="")  # type: ignore[arg-type]
+    return Rounds(context, _profile(train), Registry([]), deadline, workers)
+
+
+def _drive(rounds: Rounds, train: int, seconds_per_row: float, most: dict[str, int] | None = None) -> list[list[Any]]:
+    """Answer every job as a worker would, reading no more rows than ``most`` in a first visit."""
+    jobs, told = rounds.jobs(), []
+    try:
+        batch = next(jobs)
+        while True:
+            told.append([(j.backbone, j.rows, j.last) for j in batch if isinstance(j, SurveyJob)])
+            answers = []
+            for j in batch:
+                assert isinstance(j, SurveyJob)
+                rows = min(j.rows, (most or {}).pop(j.backbone, j.rows))
+                answers.append(
+                    SurveyRecord(
+                        backbone=j.backbone,
+                        status="done" if rows == train and j.last else "partial",
+                        rows=rows,
+                        params=5 if j.backbone == "m/e" else 1,
+                        score=SCORES[j.backbone],
+                        seconds_per_row=seconds_per_row,
+                    )
+                )
+            batch = jobs.send(answers)  # type: ignore[arg-type]
+    except StopIteration:
+        return told
+
+
+def test_without_a_clock_small_data_are_read_whole_in_one_round() -> None:
+    told = _drive(_rounds(900, float("inf")), 900, 1.0)
+    assert told == [[(i, 900, True) for i in SCORES]]
+
+
+def test_without_a_clock_large_data_halve_the_field_and_keep_the_static_winner() -> None:
+    rounds = _rounds(9000, float("inf"))
+    told = _drive(rounds, 9000, 1.0)
+    assert told[0] == [(i, FIRST_CHUNK, False) for i in SCORES]
+    assert {i for i, _, _ in told[1]} == {"m/a", "m/b", "m/c", "m/e"}
+    assert {(i, last) for i, _, last in told[-1]} == {("m/a", True), ("m/b", True), ("m/e", True)}
+    notes = {r.backbone: r.notes for r in rounds.records}
+    assert "others were ahead" in notes["m/d"][0]
+
+
+def test_a_short_clock_drops_the_worst_and_the_best_reads_on() -> None:
+    rounds = _rounds(2000, time.time() + 100.0)
+    told = _drive(rounds, 2000, 0.02)
+    assert told[-1] == [("m/a", 2000, True)]
+    assert rounds.record("m/a").status == "done"
+
+
+def test_what_the_clock_cut_short_is_read_on_even_with_few_rows() -> None:
+    rounds = _rounds(400, time.time() + 1000.0)
+    told = _drive(rounds, 400, 0.01, most={"m/a": 64, "m/b": 64})
+    assert told[1] == [("m/a", 400, True), ("m/b", 400, True)]
+    assert {r.status for r in rounds.records} == {"done"}
+
+
+def test_nothing_reads_on_when_there_is_no_time_for_it() -> None:
+    told = _drive(_rounds(100_000, time.time() + 10.0), 100_000, 0.05)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_order_is_by_score(workers: int) -> None:
+    rounds = _rounds(300, float("inf"), workers)
+    _drive(rounds, 300, 1.0)
+    assert rounds.order() == list(SCORES)
+    assert rounds.static() == "m/e"
