@@ -131,7 +131,7 @@ class Search:
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
         name = f"{candidate.recipe.strategy} on {candidate.recipe.backbone}"
-        if not planned and all(r.name != name for r in self.space.refusals):
+        if cost and not planned and all(r.name != name for r in self.space.refusals):
             self.space.refusals.append(Refusal(name=name, reason=why))
         return False
 
@@ -159,6 +159,7 @@ class Search:
             return
         alive = [(self._id(c, count), c) for c in batch]
         alive.sort(key=lambda pair: self._rungs(pair[1]) != (None,))  # heads first: a usable model soon
+        yield from self.rounds.complete({c.recipe.backbone for _, c in alive if self._rungs(c) == (None,)})
         for rung in range(len(RUNGS)):
             going = [(i, c) for i, c in alive if rung < len(self._rungs(c))]
             if not going or (rung and time.time() > self.deadline):

@@ -54,6 +54,13 @@ class Rounds:
                 return
             yield from self._run([SurveyJob(backbone=i, rows=count, last=count == rows) for i in going])
 
+    def complete(self, ids: set[str]) -> Generation:
+        """Let these backbones read the rest: all heads on one of them share what it has read."""
+        rows, left = self.profile.train, max(0.0, self.deadline - time.time())
+        going = [r.backbone for r in self.fine() if r.backbone in ids and r.status == "partial"]
+        if going:
+            yield from self._run([SurveyJob(backbone=i, rows=rows, seconds=left) for i in going])
+
     def _run(self, jobs: list[Job]) -> Generation:
         records = yield jobs
         for record in records:
