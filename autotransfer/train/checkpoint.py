@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from autotransfer.codec import from_json, to_json
 from autotransfer.errors import TrialFailedError
 from autotransfer.schema import CurvePoint
+from autotransfer.train.evaluate import device_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +36,12 @@ def save(trainer: Trainer, folder: Path, lean: bool = False) -> None:
     if not lean:
         tensors |= {f"now/{n}": t for n, t in trainer.snapshot().items()}
         tensors |= {f"average/{n}": t for n, t in trainer.average.items()}
+        tensors |= {f"snapshots/{i}/{n}": t for i, part in enumerate(trainer.snapshots) for n, t in part.items()}
         tensors |= {f"optimizer/{n}": t for n, t in _optimizer_tensors(trainer).items()}
     if trainer.own_term is not None:
         tensors |= {f"own_term/{n}": t for n, t in trainer.own_term.state_dict().items()}
     meta = {
+        "lean": lean,
         "step": trainer.step,
         "phase": trainer.phase,
         "curve": to_json(trainer.curve),
@@ -66,13 +69,15 @@ def load(trainer: Trainer, folder: Path) -> None:
     """Bring a newly made trainer to the state that :func:`save` wrote.
 
     Raises:
-        TrialFailedError: the files are missing or damaged.
+        TrialFailedError: the files are missing or damaged, or hold only the best weights.
     """
     try:
         tensors = load_file(folder / "state.safetensors")
         meta = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         raise TrialFailedError(f"the checkpoint {folder.name} cannot be read: {error}") from error
+    if meta["lean"]:
+        raise TrialFailedError(f"the checkpoint {folder.name} holds only the best weights; training cannot go on")
     for phase in range(meta["phase"]):  # earlier phases have touched tensors too, and the first values are wanted
         trainer.enter(phase)
     if trainer.own_term is not None:
@@ -81,8 +86,10 @@ def load(trainer: Trainer, folder: Path) -> None:
         trainer.enter(meta["phase"])
     trainer.touched |= set(meta["touched"])
     trainer.load(_part(tensors, "now"))
-    trainer.average = _part(tensors, "average")
+    device = device_of(trainer.job.network)
+    trainer.average = {n: t.to(device) for n, t in _part(tensors, "average").items()}
     trainer.best_state = _part(tensors, "best")
+    trainer.snapshots = _snapshots(tensors)
     _restore_optimizer(trainer, _part(tensors, "optimizer"))
     trainer.step, trainer.stale, trainer.micro = meta["step"], meta["stale"], meta["micro"]
     trainer.stopped, trainer.pristine, trainer.notes = meta["stopped"], meta["pristine"], list(meta["notes"])
@@ -97,6 +104,12 @@ def best_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
     return {n.removeprefix(f"{part}/"): t for n, t in tensors.items() if n.startswith(f"{part}/")}
+
+
+def _snapshots(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    rows = _part(tensors, "snapshots")
+    count = len({n.partition("/")[0] for n in rows})
+    return [_part(rows, str(i)) for i in range(count)]
 
 
 def _named(trainer: Trainer) -> dict[str, Any]:

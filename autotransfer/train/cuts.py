@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.train.network import call
-from autotransfer.train.stages import Stages, stage_outputs
+from autotransfer.train.stages import Stages, copied, stage_outputs
 
 TOLERANCE = 1e-5
 
@@ -32,7 +32,7 @@ class Cut:
 
 
 class _Stub(nn.Module):
-    """Stands in for a module: gives a stored value, and forwards attribute reads to the original."""
+    """Stands in for a module: gives a copy of a stored value, and forwards attribute reads to the original."""
 
     def __init__(self, original: nn.Module, value: Any, rows: int | None) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _Stub(nn.Module):
             return getattr(object.__getattribute__(self, "_original"), name)
 
     def forward(self, *_args: Any, **_kwargs: Any) -> Any:
-        return self._value if self._rows is None else _rows_like(self._value, self._rows)
+        return copied(self._value) if self._rows is None else _rows_like(self._value, self._rows)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def check_cuts(backbone: nn.Module, stages: Stages, inputs: Any) -> list[Cut]:
         inputs: a batch of two rows or more.
     """
     backbone.eval()
-    with torch.no_grad(), stage_outputs(backbone, stages.paths) as seen:
+    with torch.no_grad(), stage_outputs(backbone, stages.paths, copied) as seen:
         whole = call(backbone, inputs)
         kept = dict(seen)
     rows = whole.shape[0]
@@ -119,7 +119,8 @@ def _difference(
     """Return why the suffix does not give the whole, or an empty string."""
     activation = kept[stages.paths[cut.after - 1]]
     try:
-        with torch.no_grad(), run_from(backbone, stages, cut, activation, rows) as suffix:
+        other = {path: _altered(value) for path, value in stages.stem_outputs.items()}
+        with torch.no_grad(), run_from(backbone, stages, cut, activation, rows, other) as suffix:
             again = call(suffix, inputs)
     except Exception as error:  # whatever a foreign forward raises is the reason that the cut is dropped
         return f"the network does not run from here: {type(error).__name__}: {str(error)[:160]}"
@@ -154,6 +155,13 @@ def _runs_before(stages: Stages, path: str, after: int) -> bool:
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     root.get_submodule(parent)._modules[name] = module
+
+
+def _altered(value: Any) -> Any:
+    """Return other numbers of the same shape: what the stem gives must not reach the result."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return 1.5 - 0.5 * value
+    return type(value)(map(_altered, value)) if type(value) in (tuple, list) else value
 
 
 def _rows_like(value: Any, rows: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,7 +27,8 @@ def nothing() -> None:
 
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first tensor, the CPU where it has none."""
-    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    tensors = itertools.chain(module.parameters(), module.buffers())  # lazy: this is asked at every step
+    return next((t.device for t in tensors), torch.device("cpu"))
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def arithmetic(threads: int, dtype: str, device: torch.device) -> Iterator[None]
     torch.set_num_threads(threads)
     mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
     try:
-        with torch.random.fork_rng(), mixed:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), mixed:
             yield
     finally:
         torch.set_num_threads(before)

@@ -60,6 +60,8 @@ def _pieces(trainer: Trainer, rows: np.ndarray) -> float:
 
 
 def _gradient(trainer: Trainer, term: Tensor, trained: list[Tensor], *, last: bool) -> list[Tensor]:
+    if not term.requires_grad:  # a term of the backbone alone, while the backbone is frozen
+        return [torch.zeros_like(p) for p in trained]
     found = torch.autograd.grad(term, trained, retain_graph=not last, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
 

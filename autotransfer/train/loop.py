@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 STANDARDISE_ROWS = 512
 """Training rows whose features give the head's fixed statistics."""
+SNAPSHOTS = 8
+"""Best-so-far weights that are kept for a strategy's last touch, where it has one."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Job:
     """Pooled output of the pretrained backbone on train and validation rows, where it is stored."""
     unlabeled: Rows | None = None
     tick: Callable[[], None] = nothing
+    deadline: float = float("inf")
+    """``time.time()`` seconds; looked at after every batch."""
 
     @property
     def training(self) -> Training:
@@ -63,6 +68,7 @@ class Trainer:
         self.best: tuple[float, float] | None = None
         """Epoch and objective of the best evaluation."""
         self.best_state: dict[str, Tensor] = {}
+        self.snapshots: list[dict[str, Tensor]] = []
         self.stale = 0
         self.notes: list[str] = []
         self.stopped = ""
@@ -77,7 +83,7 @@ class Trainer:
         self.pristine = True
         self._pooled = None if overrides(job.strategy, "adapt") else job.pooled
         self._losses: list[float] = []
-        self._order: tuple[int, np.ndarray, list[np.ndarray]] | None = None
+        self._order: tuple[tuple[int, str], list[np.ndarray]] | None = None
         self._start()
 
     @property
@@ -90,16 +96,17 @@ class Trainer:
         """Every phase has run, or early stopping ended it."""
         return bool(self.stopped) or self.step >= total_steps(self.job.phases, self.per_epoch)
 
-    def run(self, until: int | None = None, deadline: float = float("inf")) -> bool:
+    def run(self, until: int | None = None) -> bool:
         """Train to the end of epoch ``until`` (None: of the last phase); True unless the deadline came first.
 
         Args:
             until: passes over the training rows, from the very start.
-            deadline: in ``time.time()`` seconds; looked at after every batch.
 
         Raises:
             TrialFailedError: the loss is not finite.
         """
+        if self.stopped:
+            return True
         stop = None if until is None else until * self.per_epoch
         for segment in segments(self.job.phases, self.per_epoch, self.step, stop):
             if self.phase != segment.phase:
@@ -107,7 +114,7 @@ class Trainer:
             while self.step < segment.stop:
                 self._one_step(segment)
                 self.step += 1
-                if time.time() > deadline:
+                if time.time() > self.job.deadline:
                     return False
                 if self.step % self.per_epoch == 0 or self.step == segment.stop:
                     self.evaluate()
@@ -123,23 +130,28 @@ class Trainer:
             self.load(self.best_state)
         if not overrides(self.job.strategy, "finish") or self.job.validation is None:
             return self.best[1] if self.best else None
-        before, kept = self._objective(), self.snapshot()
+        before, network = self._objective(), self.job.network
+        kept = {n: t.detach().clone() for n, t in network.state_dict().items()}
         initial = {n: t.detach().clone() for n, t in self.initial.items()}
         context = FinishContext(
-            module=self.job.network, initial=initial, snapshots=[self.best_state], evaluate=self._objective
+            module=network, initial=initial, snapshots=list(self.snapshots), evaluate=self._objective
         )
+        pristine, self.pristine = self.pristine, False  # the backbone itself may be changed
         self.job.strategy.finish(context)
         after = self._objective()
         if not after >= before:
             self.load(kept)
+            self.pristine = pristine
             self.notes.append(f"the strategy's last touch was undone: {after:.4f} against {before:.4f} before it")
             return before
+        self.touched |= {n for n, t in network.state_dict().items() if not torch.equal(t, kept[n])}
         return after
 
     def enter(self, phase: int) -> None:
         """Begin a phase: choose what is trained and make a new optimizer."""
         job, chosen = self.job, self.job.phases[phase]
         self.phase = phase
+        job.network.eval()
         self.selection = groups.select(job.network.backbone, job.stages, chosen)
         groups.apply(job.network, job.stages, self.selection)
         names = {f"backbone.{n}" for n in self.selection.names}
@@ -167,7 +179,11 @@ class Trainer:
         self.average = self._trained_now() if chosen.averaging else {}
 
     def evaluate(self) -> None:
-        """Score the validation rows, keep the weights where they are the best so far."""
+        """Score the validation rows, keep the weights where they are the best so far.
+
+        Raises:
+            TrialFailedError: the network's outputs are not finite.
+        """
         loss = float(np.mean(self._losses)) if self._losses else 0.0
         self._losses.clear()
         if self.job.validation is None:
@@ -176,9 +192,13 @@ class Trainer:
         if held:
             self.load(self.average)
         objective = self._objective()
+        if math.isnan(objective):
+            raise TrialFailedError(f"the outputs on the validation rows are not finite after epoch {self.epochs:.2f}")
         self.curve.append(CurvePoint(epoch=self.epochs, train_loss=loss, objective=objective))
         if self.best is None or objective > self.best[1]:
             self.best, self.best_state, self.stale = (self.epochs, objective), self.snapshot(), 0
+            if overrides(self.job.strategy, "finish"):
+                self.snapshots = [*self.snapshots, self.best_state][-SNAPSHOTS:]
         else:
             self.stale += 1
             if 0 < self.job.training.patience <= self.stale:
@@ -227,9 +247,14 @@ class Trainer:
             network.head.output,
             start=0,
             stop=stop,
-            tick=self.job.tick,
+            tick=self._in_time,
         )
         return torch.cat([pools[-1] for pools in passes])
+
+    def _in_time(self) -> None:
+        self.job.tick()
+        if time.time() > self.job.deadline:
+            raise TrialFailedError("the budget ended while its features were read")
 
     def _start(self) -> None:
         job = self.job
@@ -252,13 +277,18 @@ class Trainer:
                 initial=initial,
                 unlabeled=job.unlabeled,
             )
+            torch.manual_seed(stream(job.recipe.seed, job.recipe.key, "objective"))
             self.own_term = job.strategy.objective(context)
             if self.own_term is not None:
                 self.own_term.to(device_of(job.network)).train()
 
     def _objective(self) -> float:
+        """Return the validation objective, NaN where the outputs are not finite."""
         assert self.job.validation is not None
-        scores = self.job.task.scores(self.outputs(), self.job.validation.targets)
+        outputs = self.outputs()
+        if not outputs.isfinite().all():
+            return float("nan")
+        scores = self.job.task.scores(outputs, self.job.validation.targets)
         return self.job.task.objective(scores)
 
     def _trained_now(self) -> dict[str, Tensor]:
@@ -268,22 +298,19 @@ class Trainer:
 
     def _rows_of(self, step: int) -> np.ndarray:
         epoch, at = divmod(step, self.per_epoch)
-        if self._order is None or self._order[0] != epoch or at == 0:
-            job, sampler = self.job, self.job.phases[self.phase].sampler
+        job, sampler = self.job, self.job.phases[self.phase].sampler
+        if self._order is None or self._order[0] != (epoch, sampler):
             order = epoch_order(job.train.targets, sampler, stream(job.recipe.seed, job.recipe.key, "order", epoch))
-            self._order = (epoch, order, list(batches(order, job.training.batch_size)))
-        return self._order[2][at]
+            self._order = ((epoch, sampler), list(batches(order, job.training.batch_size)))
+        return self._order[1][at]
 
     def _one_step(self, segment: Segment) -> None:
         job = self.job
         job.tick()
-        big = job.training.batch_size >= 32 and len(job.train) >= 2000
-        groups.set_modes(
-            job.network,
-            job.stages,
-            self.selection,
-            batch_statistics={"auto": big, "batch": True, "frozen": False}[job.training.norm_statistics],
-        )
+        if not job.network.head.training:  # a phase begins, or something was evaluated
+            big = job.training.batch_size >= 32 and len(job.train) >= 2000
+            batch_statistics = {"auto": big, "batch": True, "frozen": False}[job.training.norm_statistics]
+            groups.set_modes(job.network, job.stages, self.selection, batch_statistics=batch_statistics)
         torch.manual_seed(stream(job.recipe.seed, job.recipe.key, "step", self.step))
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import FittedModule
 from autotransfer.train.heads import LinearHead
+from autotransfer.train.sampling import stream
 from autotransfer.weights import mend_torchvision
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ def call(module: nn.Module, inputs: Any) -> Any:
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:
-    """Return the inputs with their tensors on ``device``."""
+    """Return the inputs with their tensors on ``device``, images with the channels innermost."""
     if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
+        layout = torch.channels_last if inputs.dim() == 4 else torch.preserve_format
+        return inputs.to(device, non_blocking=True, memory_format=layout)
     if isinstance(inputs, Mapping):
         return {name: to_device(value, device) for name, value in inputs.items()}
     return inputs
@@ -51,13 +53,19 @@ def to_device(inputs: Any, device: torch.device) -> Any:
 def build_backbone(factory: Callable[..., Any], spec: BackboneSpec, weights: Path | None) -> nn.Module:
     """Return the backbone that the factory makes, in eval mode and ``float32``.
 
+    What it initialises at random is the same in every process: workers build it again, and a checkpoint holds
+    only what was trained.
+
     Raises:
         PluginContractError: the factory gave something that is no module, or a fitted spec's module cannot be fitted.
     """
     mend_torchvision()
-    module = factory(weights, **spec.options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(0, "backbone", spec.id))
+        module = factory(weights, **spec.options)
     if not isinstance(module, nn.Module):
         raise PluginContractError(f"the factory of {spec.id} gave {type(module).__name__}; wanted a torch.nn.Module")
     if spec.fitted and not isinstance(module, FittedModule):
         raise PluginContractError(f"{spec.id} is a fitted spec; its module needs the methods fit and restore")
-    return module.float().eval()
+    # Convolutions run 1.3 to 1.8 times faster on CPUs with the channels innermost (benchmarks/README.md).
+    return module.float().eval().to(memory_format=torch.channels_last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,14 +102,19 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
 
 
 @contextmanager
-def stage_outputs(backbone: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Give a mapping that each forward pass fills with what the stages gave, by path."""
+def stage_outputs(
+    backbone: nn.Module, paths: Sequence[str], take: Callable[[Any], Any] = pool_activation
+) -> Iterator[dict[str, Any]]:
+    """Give a mapping that each forward pass fills with what ``take`` makes of the stages' outputs, by path.
+
+    It is taken at once: the next stage may change its input in place.
+    """
     seen: dict[str, Any] = {}
     hooks = []
     for path in paths:
 
         def keep(_module: nn.Module, _inputs: Any, result: Any, path: str = path) -> None:
-            seen[path] = result
+            seen[path] = take(result)
 
         hooks.append(backbone.get_submodule(path).register_forward_hook(keep))
     try:
@@ -137,7 +142,7 @@ def _trace(backbone: nn.Module, inputs: Any, record: Sequence[str]) -> tuple[lis
             one = open_calls[path].pop()
             one.leave, one.macs = next(clock), counter.get_total_flops() / 2
             # A later operation in place would change what was recorded.
-            one.output = _copy(result) if path in record else None
+            one.output = copied(result) if path in record else None
 
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     backbone.eval()
@@ -150,10 +155,11 @@ def _trace(backbone: nn.Module, inputs: Any, record: Sequence[str]) -> tuple[lis
     return [c for c in calls if c.leave >= 0], whole
 
 
-def _copy(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """Return an activation with its tensors copied."""
     if isinstance(value, Tensor):
         return value.clone()
-    return type(value)(map(_copy, value)) if type(value) in (tuple, list) else value
+    return type(value)(map(copied, value)) if type(value) in (tuple, list) else value
 
 
 def _same(calls: list[Call], path: str) -> list[Call]:
@@ -176,11 +182,11 @@ def _declared(backbone: nn.Module, declared: Sequence[str], calls: list[Call]) -
 
 
 def _frontier(calls: list[Call], inside: str, once: dict[str, Call]) -> list[Call]:
-    """Return the outermost calls inside a module, in order; empty where one of them runs more than once."""
+    """Return the outermost calls inside a module, in order, without those of modules that run more than once."""
     prefix = f"{inside}." if inside else ""
     inner = [c for c in calls if c.path != inside and c.path.startswith(prefix)]
     outer = [c for c in inner if not any(o.enter < c.enter and c.leave < o.leave for o in inner)]
-    return outer if all(c.path in once for c in outer) else []
+    return [c for c in outer if c.path in once]
 
 
 def _traced(backbone: nn.Module, calls: list[Call], once: dict[str, Call]) -> list[str]:
@@ -262,6 +268,6 @@ def _owners(
 
 def pooled_stages(seen: dict[str, Any], stages: Stages, final: Tensor) -> list[Tensor]:
     """Return pooled features [N, widths[i]] after each stage; the last is ``final``, the pooled output."""
-    pools = [pool_activation(seen[path]) for path in stages.paths[:-1]]
+    pools = [seen[path] for path in stages.paths[:-1]]
     empty = final.new_zeros(final.shape[0], 0)
     return [*(empty if p is None else p for p in pools), final]
