@@ -33,7 +33,7 @@ from autotransfer.search.survey import (
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.train import checkpoint
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
-from autotransfer.train.loop import Job as TrainingJob
+from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.train.stages import find_stages

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import Step, overrides
@@ -18,7 +18,29 @@ from autotransfer.train.sampling import stream
 from autotransfer.train.stages import pooled_stages, stage_outputs
 
 if TYPE_CHECKING:
-    from autotransfer.train.loop import Trainer
+    from autotransfer.train.job import Job
+
+
+class Trainer(Protocol):
+    """What a step needs to know of the training that it belongs to; ``train/loop.py`` has it."""
+
+    job: Job
+    phase: int
+    step: int
+    micro: int
+    notes: list[str]
+    pristine: bool
+    optimizer: torch.optim.Optimizer | None
+    own_term: nn.Module | None
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training rows so far."""
+        ...
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Return the untrained backbone's pooled output on train and validation rows."""
+        ...
 
 
 def fill(trainer: Trainer, rows: np.ndarray) -> float:

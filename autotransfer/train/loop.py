@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,49 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import TrialFailedError
-from autotransfer.protocols import FinishContext, ObjectiveContext, Strategy, overrides
+from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
 from autotransfer.schema import CurvePoint
 from autotransfer.train import gradients, groups
-from autotransfer.train.evaluate import device_of, features, nothing, predict
-from autotransfer.train.network import TransferNetwork
+from autotransfer.train.evaluate import device_of, features, predict
+from autotransfer.train.job import Job
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
 from autotransfer.train.schedule import Segment, rate, segments, total_steps
-from autotransfer.train.stages import Stages
 
 if TYPE_CHECKING:
-    from autotransfer.protocols import Rows, Task
-    from autotransfer.schema import Phase, Recipe, Training
+    from autotransfer.protocols import Rows
+    from autotransfer.schema import Training
 
 STANDARDISE_ROWS = 512
 """Training rows whose features give the head's fixed statistics."""
 SNAPSHOTS = 8
 """Best-so-far weights that are kept for a strategy's last touch, where it has one."""
-
-
-@dataclass
-class Job:
-    """One recipe to train, with everything it needs."""
-
-    network: TransferNetwork
-    stages: Stages
-    task: Task
-    strategy: Strategy
-    phases: Sequence[Phase]
-    recipe: Recipe
-    train: Rows
-    validation: Rows | None
-    """None: nothing is evaluated and the last weights count (refit)."""
-    pooled: tuple[Tensor, Tensor] | None = None
-    """Pooled output of the pretrained backbone on train and validation rows, where it is stored."""
-    unlabeled: Rows | None = None
-    tick: Callable[[], None] = nothing
-    deadline: float = float("inf")
-    """``time.time()`` seconds; looked at after every batch."""
-
-    @property
-    def training(self) -> Training:
-        """The loop's settings."""
-        return self.recipe.training
 
 
 class Trainer:

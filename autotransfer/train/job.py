@@ -1,0 +1,44 @@
+"""One recipe to train, with everything it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from autotransfer.protocols import Strategy
+from autotransfer.train.evaluate import nothing
+from autotransfer.train.network import TransferNetwork
+from autotransfer.train.stages import Stages
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Rows, Task
+    from autotransfer.schema import Phase, Recipe, Training
+
+
+@dataclass
+class Job:
+    """One recipe to train, with everything it needs."""
+
+    network: TransferNetwork
+    stages: Stages
+    task: Task
+    strategy: Strategy
+    phases: Sequence[Phase]
+    recipe: Recipe
+    train: Rows
+    validation: Rows | None
+    """None: nothing is evaluated and the last weights count (refit)."""
+    pooled: tuple[Tensor, Tensor] | None = None
+    """Pooled output of the pretrained backbone on train and validation rows, where it is stored."""
+    unlabeled: Rows | None = None
+    tick: Callable[[], None] = nothing
+    deadline: float = float("inf")
+    """``time.time()`` seconds; looked at after every batch."""
+
+    @property
+    def training(self) -> Training:
+        """The loop's settings."""
+        return self.recipe.training
