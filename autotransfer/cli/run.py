@@ -56,7 +56,13 @@ def resume(
     from autotransfer.report.progress import progress
     from autotransfer.schema import Budget
 
-    given = {"budget": budget, "trials": trials, "max_workers": max_workers, "executor": executor, "plugins": plugins}
+    given: dict[str, Any] = {
+        "budget": budget,
+        "trials": trials,
+        "max_workers": max_workers,
+        "executor": executor,
+        "plugins": plugins,
+    }
     changes = {n: v for n, v in given.items() if v is not None}
     if budget is not None or trials is not None:  # one takes the place of the other
         changes |= {"budget": budget, "trials": trials}
