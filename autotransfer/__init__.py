@@ -103,9 +103,7 @@ def fit(
         UnknownNameError: a backbone or strategy does not exist.
         NoTrialSucceededError: every trial failed, with the reasons.
     """
-    from autotransfer import engine
     from autotransfer.config import Settings
-    from autotransfer.report.progress import progress
 
     settings = Settings(
         data=data,
@@ -132,6 +130,9 @@ def fit(
         offline=offline,
         out=out,
     ).check()
+    from autotransfer import engine
+    from autotransfer.report.progress import progress
+
     with progress(budget=settings.limit.seconds, plain=False) as shown:
         return engine.fit(settings, shown)
 
@@ -164,10 +165,12 @@ def profile(data: Any, target: str | None = None, **arguments: Any) -> Profile:
         ConfigError: arguments are wrong; all faults at once.
         DataError: the data cannot be used.
     """
-    from autotransfer import engine
     from autotransfer.config import Settings
 
-    return engine.profile(Settings.of({"data": data, "target": target, **arguments}))
+    settings = Settings.of({"data": data, "target": target, **arguments})
+    from autotransfer import engine
+
+    return engine.profile(settings)
 
 
 def plan(data: Any, target: str | None = None, **arguments: Any) -> Plan:
@@ -183,10 +186,12 @@ def plan(data: Any, target: str | None = None, **arguments: Any) -> Plan:
         DataError: the data cannot be used.
         UnknownNameError: a backbone or strategy does not exist.
     """
-    from autotransfer import engine
     from autotransfer.config import Settings
 
-    return engine.plan(Settings.of({"data": data, "target": target, **arguments}))
+    settings = Settings.of({"data": data, "target": target, **arguments})
+    from autotransfer import engine
+
+    return engine.plan(settings)
 
 
 def __getattr__(name: str) -> Any:

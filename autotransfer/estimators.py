@@ -70,8 +70,12 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _fit(self, X: Any, y: Any, task: str) -> Self:
-        arguments = self.get_params(deep=False)
-        self.model_ = engine.fit(Settings.of({**arguments, "data": (_images(X), y), "task": task}))
+        images, arguments = _images(X), self.get_params(deep=False)
+        if len(images) < 2:
+            raise DataError(
+                f"X has n_samples={len(images)}; wanted several rows to learn from, and some to be judged on"
+            )
+        self.model_ = engine.fit(Settings.of({**arguments, "data": (images, y), "task": task}))
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,13 +73,19 @@ def check(plugin: Annotated[str, typer.Argument(metavar="FILE_OR_MODULE", help="
     """Prove a plugin right, or say what is wrong with it, with random weights and without the network."""
     from autotransfer.testing import check_plugin
 
-    found = [str(f) for f in check_plugin(plugin)]
-    text = "\n".join(found) or f"{plugin}: all checks passed"
-    return Said({"plugin": plugin, "findings": found}, text, WRONG if found else 0)
+    found = check_plugin(plugin)
+    lines = [str(f) for f in found]
+    wrong = any(f.level == "error" for f in found)
+    if not wrong:
+        lines.append(f"{plugin}: all checks passed")
+    return Said({"plugin": plugin, "findings": [str(f) for f in found]}, "\n".join(lines), WRONG if wrong else 0)
 
 
 def fetch(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Backbones whose weights are wanted.")],
+    ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="Backbones whose weights are wanted, or patterns such as 'packs/*'."),
+    ],
     plugins: Plugins = None,
 ) -> Said:
     """Fetch weights into the cache, so that runs without a network have them."""
@@ -87,7 +94,9 @@ def fetch(
     from autotransfer.registry import Registry
 
     registry = Registry.discover(plugins or ())
-    specs = [registry.backbone(i) for i in ids]
+    curated = [s.id for s in registry.backbones()]
+    chosen = [n for i in ids for n in (fnmatch.filter(curated, i) or [i])]
+    specs = [registry.backbone(i) for i in dict.fromkeys(chosen)]
     rows: list[dict[str, Any]] = []
     for spec in specs:
         row: dict[str, Any] = {"id": spec.id, "path": None, "error": ""}

@@ -1,0 +1,310 @@
+"""The kit for plugin authors: proves a backbone or a strategy right, with random weights and no network.
+
+``autotransfer check FILE_OR_MODULE`` runs it from a shell, ``assert_backbone(spec)`` from a test.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from autotransfer.codec import from_json, to_json
+from autotransfer.data.image import from_array, prepare_image
+from autotransfer.errors import AutotransferError
+from autotransfer.protocols import FittedModule, FittedState, Strategy
+from autotransfer.registry import Registry
+from autotransfer.schema import Phase, Profile, Recipe, Training, Verdict
+from autotransfer.space import Choice, Integer, LogUniform, Uniform
+from autotransfer.spec import BackboneSpec, ImageInput, frozen_stages, with_stages
+from autotransfer.tasks import make_task
+from autotransfer.train.cuts import check_cuts
+from autotransfer.train.evaluate import arithmetic
+from autotransfer.train.heads import LinearHead, pool_output
+from autotransfer.train.job import Job
+from autotransfer.train.loop import Trainer
+from autotransfer.train.network import TransferNetwork, build_backbone, call, to_device
+from autotransfer.train.stages import Stages, find_stages
+
+ROWS = 3
+TOLERANCE = 1e-4
+PROFILE = Profile(
+    name="kit",
+    modality="image",
+    task="multiclass",
+    metric="accuracy",
+    rows=60,
+    train=40,
+    validation=10,
+    test=10,
+    classes=("a", "b", "c"),
+    counts={"a": 20, "b": 20, "c": 20},
+)
+"""Made-up data that strategies are asked about."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a check found wrong, or worth knowing."""
+
+    level: str
+    """``error`` or ``warning``."""
+    about: str
+    """Id of the backbone or strategy, or name of the plugin."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.about}: {self.text}"
+
+
+def check_plugin(plugin: str | Path | ModuleType) -> list[Finding]:
+    """Return what is wrong with a plugin, and with every backbone and strategy that it offers.
+
+    Args:
+        plugin: a file, a module's name, or a module.
+
+    Raises:
+        ConfigError: there is no such file or module.
+    """
+    registry = Registry.discover([plugin])
+    given = Path(str(plugin)).stem if str(plugin).endswith(".py") else None
+    name = given or (plugin.__name__ if isinstance(plugin, ModuleType) else str(plugin)).split(".")[-1]
+    mine = [i for i in registry.plugins() if name in (i.name, i.module)]
+    found = [Finding("error", i.name, i.reason) for i in mine if i.status != "ok"]
+    names = {i.name for i in mine}
+    for spec in registry.backbones():
+        if spec.namespace in names:
+            found += check_backbone(spec, registry)
+    for strategy in registry.strategies():
+        if strategy.id.split("/")[0] in names:
+            found += check_strategy(strategy)
+    return found
+
+
+def check_backbone(spec: BackboneSpec, registry: Registry | None = None) -> list[Finding]:
+    """Return what is wrong with a backbone, built with random weights.
+
+    Checked: the card's JSON; output kind, width and values; the same answer twice and alone as in a batch; every
+    parameter in one stage, and a gradient for each stage; prefix + suffix against the whole at every cut (a cut
+    that fails is a warning: this depth is trained without stored activations); odd images.
+    """
+    registry = registry or Registry.discover()
+    found = [] if from_json(BackboneSpec, to_json(spec)) == spec else [Finding("error", spec.id, "its card loses JSON")]
+    try:
+        module = build_backbone(registry.factory(spec), spec, None)
+        inputs = to_device(_inputs(spec, ROWS), torch.device("cpu"))
+        with arithmetic(1, "float32", torch.device("cpu")):
+            return found + [Finding(level, spec.id, text) for level, text in _backbone(spec, module, inputs)]
+    except AutotransferError as error:
+        return [*found, Finding("error", spec.id, str(error))]
+    except Exception as error:  # whatever a foreign network raises is what the author wants to read
+        return [*found, Finding("error", spec.id, f"{type(error).__name__}: {error}")]
+
+
+def check_strategy(strategy: Strategy) -> list[Finding]:
+    """Return what is wrong with a strategy, on made-up data and a tiny network with no, one and five stages.
+
+    Checked: verdict, space and phases are what they should be; phases for values drawn from its own space; two
+    epochs end with a finite loss and unchanged frozen stages.
+    """
+    found: list[Finding] = []
+    for count in (0, 1, 5):
+        spec = with_stages(_toy_spec(strategy), tuple(f"s{i}" for i in range(count)))
+        try:
+            found += [Finding("error", strategy.id, text) for text in _strategy(strategy, spec)]
+        except Exception as error:  # the same: it is the author's to read
+            found.append(Finding("error", strategy.id, f"with {count} stages: {type(error).__name__}: {error}"))
+    return list(dict.fromkeys(found))
+
+
+def assert_backbone(spec: BackboneSpec, registry: Registry | None = None) -> None:
+    """Raise AssertionError with every error that :func:`check_backbone` finds; warnings pass."""
+    _assert(check_backbone(spec, registry))
+
+
+def assert_strategy(strategy: Strategy) -> None:
+    """Raise AssertionError with every error that :func:`check_strategy` finds."""
+    _assert(check_strategy(strategy))
+
+
+def _assert(found: Sequence[Finding]) -> None:
+    wrong = [str(f) for f in found if f.level == "error"]
+    if wrong:
+        raise AssertionError("\n".join(wrong))
+
+
+def _backbone(spec: BackboneSpec, module: nn.Module, inputs: Any) -> Iterator[tuple[str, str]]:
+    if spec.fitted and isinstance(module, FittedModule):
+        module.restore(module.fit([inputs], torch.tensor([0, 1, 0][:ROWS])))
+    stages = find_stages(module, inputs, declared=spec.stages, output=spec.output)
+    if spec.width is not None and spec.width != stages.width:
+        yield "error", f"its card says width {spec.width}; the network gives {stages.width} features"
+    with torch.no_grad():
+        whole = pool_output(call(module, inputs), spec.output)
+        if not torch.allclose(whole, pool_output(call(module, inputs), spec.output), atol=1e-6):
+            yield "error", "it gives another answer the second time (something random runs in eval mode)"
+        alone = pool_output(call(module, inputs[:1]), spec.output) if isinstance(inputs, Tensor) else whole[:1]
+        if not torch.allclose(whole[:1], alone, rtol=TOLERANCE, atol=TOLERANCE * float(whole.abs().max())):
+            yield "error", "a row's answer depends on the other rows of its batch"
+    if not spec.fitted:
+        yield from _stages(module, stages, inputs, spec.output)
+    yield from _odd_images(spec, module)
+
+
+def _stages(module: nn.Module, stages: Stages, inputs: Any, output: str) -> Iterator[tuple[str, str]]:
+    names = {n for n, _ in module.named_parameters()}
+    lost = sorted(names - set(stages.owners))
+    if lost:
+        yield "error", f"parameters in no stage: {', '.join(lost[:5])}"
+    for cut in check_cuts(module, stages, inputs):
+        if not cut.ok:
+            yield "warning", f"cut after {stages.paths[cut.after - 1]!r} is dropped: {cut.reason}"
+    module.zero_grad()
+    pool_output(call(module, inputs), output).pow(2).sum().backward()
+    reached = {stages.owners[n] for n, p in module.named_parameters() if p.grad is not None}
+    idle = [p for i, p in enumerate(stages.paths) if i not in reached and i in set(stages.owners.values())]
+    if idle and names:
+        yield "error", f"no gradient reaches the stages {', '.join(map(repr, idle))}"
+
+
+def _odd_images(spec: BackboneSpec, module: nn.Module) -> Iterator[tuple[str, str]]:
+    if not isinstance(spec.input, ImageInput):
+        return
+    odd: Mapping[str, Any] = {
+        "one pixel": np.zeros((1, 1, 3), np.uint8),
+        "grey": np.full((40, 30), 200, np.uint8),
+        "transparent": np.zeros((20, 20, 4), np.uint8),
+        "a long strip": np.zeros((4, 900, 3), np.uint8),
+    }
+    for name, pixels in odd.items():
+        image: Image.Image = from_array(pixels)
+        with torch.no_grad():
+            one = call(module, prepare_image(image, spec.input)[None])
+        if not pool_output(one, spec.output).isfinite().all():
+            yield "error", f"an odd image ({name}) gives values that are not finite"
+
+
+def _inputs(spec: BackboneSpec, rows: int) -> Any:
+    if not isinstance(spec.input, ImageInput):
+        raise AutotransferError(f"the kit cannot make inputs of kind {spec.input.kind!r} yet; images it can")
+    size, rng = spec.input.size, np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
+    return torch.stack([prepare_image(from_array(p), spec.input) for p in pictures])
+
+
+# Strategies.
+
+
+class _Toy(nn.Module):
+    """A stack of linear maps, as many as there are stages."""
+
+    def __init__(self, stages: int) -> None:
+        super().__init__()
+        for i in range(stages):
+            self.add_module(f"s{i}", nn.Linear(6, 6))
+        self.count = stages
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(self.count):
+            x = torch.tanh(self.get_submodule(f"s{i}")(x))
+        return x
+
+    def fit(self, rows: Any, targets: Tensor) -> FittedState:
+        return FittedState()
+
+    def restore(self, state: FittedState) -> None:
+        return None
+
+
+class _ToyRows:
+    def __init__(self, count: int) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self.inputs = torch.randn(count, 6, generator=rng)
+        self.targets = (self.inputs[:, 0] > 0).long() + (self.inputs[:, 1] > 0.5).long()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, indices: Sequence[int], augment: str = "none", rng: Any = None) -> Tensor:
+        return self.inputs[list(indices)]
+
+
+def _toy_spec(strategy: Strategy) -> BackboneSpec:
+    return BackboneSpec(id="kit/toy", factory="autotransfer.testing:check_plugin", transfer=not strategy.baseline)
+
+
+def _strategy(strategy: Strategy, spec: BackboneSpec) -> Iterator[str]:
+    verdict: Any = strategy.applies(PROFILE, spec)
+    if not isinstance(verdict, Verdict):
+        yield f"applies() gave {type(verdict).__name__}; wanted a Verdict"
+        return
+    if not verdict.ok:
+        if not verdict.reason:
+            yield "applies() says no without a reason"
+        return
+    space = strategy.space(PROFILE, spec)
+    odd = [n for n, d in space.items() if not isinstance(d, (Choice, Integer, Uniform, LogUniform))]
+    if odd:
+        yield f"space() holds {odd}, which are no domains"
+        return
+    rng = random.Random(0)
+    for _ in range(3):
+        values: dict[str, Any] = {"epochs": 2, **{n: d.sample(rng) for n, d in sorted(space.items())}}
+        if "freeze_fraction" in values:
+            values["freeze"] = frozen_stages(float(values["freeze_fraction"]), len(spec.stages))
+        phases = strategy.phases(PROFILE, spec, values)
+        if not isinstance(phases, list) or not all(isinstance(p, Phase) for p in phases):
+            yield f"phases() gave {type(phases).__name__}; wanted a list of Phase"
+            return
+        beyond = [p for p in phases if p.freeze is not None and p.freeze > len(spec.stages)]
+        if beyond:
+            yield f"a phase freezes more stages than the {len(spec.stages)} there are"
+    yield from _trained(strategy, spec, values, phases)
+
+
+def _trained(strategy: Strategy, spec: BackboneSpec, values: dict[str, Any], phases: list[Phase]) -> Iterator[str]:
+    short = [replace(p, epochs=min(p.epochs, 2)) for p in phases]
+    train, held = _ToyRows(PROFILE.train), _ToyRows(PROFILE.validation)
+    with arithmetic(1, "float32", torch.device("cpu")):
+        torch.manual_seed(0)
+        backbone = _Toy(len(spec.stages)).eval()
+        strategy.adapt(backbone, values, train)
+        stages = find_stages(backbone, train.batch([0, 1]), declared=spec.stages)
+        before = {n: t.clone() for n, t in backbone.state_dict().items()}
+        settings: Training = strategy.training(PROFILE, values)
+        recipe = Recipe(backbone=spec.id, strategy=strategy.id, stages=spec.stages, training=settings)
+        task = make_task("multiclass", [int(v) for v in train.targets])
+        network = TransferNetwork(backbone, LinearHead("vector", 6, task.outputs))
+        trainer = Trainer(
+            Job(
+                network=network,
+                stages=stages,
+                task=task,
+                strategy=strategy,
+                phases=short,
+                recipe=recipe,
+                train=train,
+                validation=held,
+            )
+        )
+        trainer.run()
+        trainer.finish()
+        if not trainer.outputs().isfinite().all():
+            yield "two epochs end with outputs that are not finite"
+        always = min((p.freeze or 0 for p in short if p.stages is None and p.parameters is None), default=0)
+        moved = _moved(backbone, before, lambda n: stages.owners.get(n, 0) < always)
+        if moved and short and all(p.freeze is not None for p in short):
+            yield f"parameters of frozen stages moved: {', '.join(moved)}"
+
+
+def _moved(module: nn.Module, before: Mapping[str, Tensor], frozen: Callable[[str], bool]) -> list[str]:
+    now = module.state_dict()
+    return [n for n, t in before.items() if n in now and frozen(n) and not torch.equal(t, now[n])]
