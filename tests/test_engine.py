@@ -15,7 +15,7 @@ from autotransfer.errors import ConfigError, NoTrialSucceededError, UnknownNameE
 from autotransfer.model import TransferModel, load
 from autotransfer.schema import TrialRecord
 
-TWENTY_LINES = '''
+TWENTY_LINES = """
 import torch
 from torch import nn
 
@@ -31,7 +31,7 @@ def build(weights):
 @hookimpl
 def autotransfer_backbones():
     return [BackboneSpec(id="mine/conv", factory=build, input=ImageInput(size=16, crop=1.0))]
-'''
+"""
 
 
 def _fit(data: Any, toynet: str, notify: Any = engine.silent, **more: Any) -> TransferModel:
@@ -148,9 +148,7 @@ def test_resume_takes_the_arguments_from_the_folder(stripes: Any, toynet: str, t
         engine.resume(tmp_path / "data")
 
 
-def test_refit_trains_on_validation_rows_too(
-    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refit_trains_on_validation_rows_too(stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTRANSFER_DISABLE", "baselines")
     plain = _fit(stripes, toynet, trials=1, strategies=["core/full"])
     again = _fit(stripes, toynet, trials=1, strategies=["core/full"], refit=True)

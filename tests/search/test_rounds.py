@@ -18,7 +18,14 @@ SCORES = {"m/a": 0.9, "m/b": 0.8, "m/c": 0.7, "m/d": 0.6, "m/e": 0.5}
 
 def _profile(train: int) -> Profile:
     return Profile(
-        name="d", modality="image", task="multiclass", metric="accuracy", rows=train, train=train, validation=50, test=50
+        name="d",
+        modality="image",
+        task="multiclass",
+        metric="accuracy",
+        rows=train,
+        train=train,
+        validation=50,
+        test=50,
     )
 
 
