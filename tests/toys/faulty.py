@@ -50,13 +50,13 @@ def no_module(weights):
 def autotransfer_backbones():
     """Return all of them."""
     made = {
-        "nan": dict(factory=not_a_number),
-        "sleeper": dict(factory=sleeper),
-        "width": dict(factory=plain, width=5),
-        "map": dict(factory=plain, output="map"),
-        "raises": dict(factory=raises),
-        "seven": dict(factory=no_module),
-        "lost": dict(factory="faulty:nowhere"),
+        "nan": {"factory": not_a_number},
+        "sleeper": {"factory": sleeper},
+        "width": {"factory": plain, "width": 5},
+        "map": {"factory": plain, "output": "map"},
+        "raises": {"factory": raises},
+        "seven": {"factory": no_module},
+        "lost": {"factory": "faulty:nowhere"},
     }
     return [BackboneSpec(id=f"faulty/{n}", input=ImageInput(size=16, crop=1.0), **kw) for n, kw in made.items()]
 
