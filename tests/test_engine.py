@@ -165,10 +165,11 @@ def test_a_file_of_twenty_lines_is_a_plugin(stripes: Any, toynet: str, tmp_path:
 
 
 def test_broken_plugins_are_named_and_the_fit_goes_on(stripes: Any, toynet: str, tmp_path: Path) -> None:
+    hook = "from autotransfer.plugin import hookimpl\n\n@hookimpl\n"
     broken = {
         "dies": "raise ImportError('libfoo is missing')\n",
-        "raising": "from autotransfer.plugin import hookimpl\n\n@hookimpl\ndef autotransfer_backbones():\n    1 / 0\n",
-        "misspelt": "from autotransfer.plugin import hookimpl\n\n@hookimpl\ndef autotransfer_backbone():\n    return []\n",
+        "raising": f"{hook}def autotransfer_backbones():\n    1 / 0\n",
+        "misspelt": f"{hook}def autotransfer_backbone():\n    return []\n",
     }
     files = []
     for name, text in broken.items():
