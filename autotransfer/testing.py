@@ -74,10 +74,12 @@ def check_plugin(plugin: str | Path | ModuleType) -> list[Finding]:
     Raises:
         ConfigError: there is no such file or module.
     """
-    registry = Registry.discover([plugin])
-    given = Path(str(plugin)).stem if str(plugin).endswith(".py") else None
-    name = given or (plugin.__name__ if isinstance(plugin, ModuleType) else str(plugin)).split(".")[-1]
-    mine = [i for i in registry.plugins() if name in (i.name, i.module)]
+    module = plugin.__name__ if isinstance(plugin, ModuleType) else str(plugin)
+    registry = Registry.discover()
+    if all(i.module != module for i in registry.plugins()):  # not installed: its own name is its namespace
+        registry = Registry.discover([plugin])
+        module = Path(module).stem if module.endswith(".py") else module
+    mine = [i for i in registry.plugins() if i.module == module]
     found = [Finding("error", i.name, i.reason) for i in mine if i.status != "ok"]
     names = {i.name for i in mine}
     for spec in registry.backbones():
