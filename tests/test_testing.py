@@ -77,7 +77,8 @@ def test_a_right_backbone_passes(tmp_path: Path, toynet: str) -> None:
 
 def test_a_cut_over_a_branch_is_a_warning(tmp_path: Path) -> None:
     body = (
-        "class Bad(Net):\n    def __init__(self):\n        super().__init__()\n        self.three = nn.Conv2d(3, 5, 5)\n"
+        "class Bad(Net):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.three = nn.Conv2d(3, 5, 5)\n"
         "    def forward(self, x):\n        y = self.two(torch.relu(self.one(x)))\n"
         "        return (y + self.three(x)).mean((2, 3))"
     )

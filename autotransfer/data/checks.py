@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autotransfer.data.image import as_image, open_image
+from autotransfer.data.dataset import ImageDataset, Lazy, hash_of
+from autotransfer.data.image import as_image, file_bytes, look
 from autotransfer.errors import DataError
 from autotransfer.protocols import Dataset
 from autotransfer.schema import DataIssue
@@ -45,13 +45,14 @@ def check(dataset: Dataset, labels: Sequence[Any], threads: int = 2) -> Checked:
     Raises:
         DataError: no row is usable.
     """
-    labelled = [i for i in range(len(dataset)) if labels[i] is not None]
-    missing = [i for i in range(len(dataset)) if labels[i] is None]
+    known = dict(getattr(dataset, "unreadable", {}))
+    labelled = [i for i in range(len(dataset)) if labels[i] is not None and i not in known]
+    missing = [i for i in range(len(dataset)) if labels[i] is None and i not in known]
     hashes: dict[int, str] = {}
     sizes: list[tuple[int, int]] = []
     channels: Counter[int] = Counter()
-    broken: list[tuple[int, str]] = []
-    with ThreadPoolExecutor(threads) as pool:
+    broken: list[tuple[int, str]] = list(known.items())
+    with ThreadPoolExecutor(threads if _files(dataset) else 1) as pool:
         for i, found in zip(labelled, pool.map(lambda i: _look(dataset, i), labelled), strict=True):
             if isinstance(found, str):
                 broken.append((i, found))
@@ -66,18 +67,26 @@ def check(dataset: Dataset, labels: Sequence[Any], threads: int = 2) -> Checked:
     return Checked(list(hashes), hashes, np.asarray(sizes, dtype=np.int64).reshape(-1, 2), channels, issues)
 
 
+def _files(dataset: Dataset) -> bool:
+    """Return whether rows come from files or memory: other sources need not stand two threads."""
+    parts = getattr(dataset, "parts", [dataset])
+    return all(isinstance(p, ImageDataset) and not isinstance(p.items, Lazy) for p in parts)
+
+
 def _look(dataset: Dataset, index: int) -> tuple[str, tuple[int, int], int] | str:
     """Return content hash, size and planes of a row, or why it cannot be read."""
     try:
-        item = getattr(dataset, "items", {index: None})[index]
-        if isinstance(item, Path):
-            image = open_image(item, draft=DRAFT)
-            return dataset.content_hash(index), image.size, len(image.getbands())
-        if dataset.modality == "image":
-            image = as_image(item if item is not None else dataset.load(index))
-            return dataset.content_hash(index), image.size, len(image.getbands())
-        dataset.load(index)
-        return dataset.content_hash(index), (0, 0), 0
+        if not isinstance(dataset, ImageDataset):
+            image = as_image(dataset.load(index)) if dataset.modality == "image" else dataset.load(index)
+            size, planes = (image.size, len(image.getbands())) if dataset.modality == "image" else ((0, 0), 0)
+            return dataset.content_hash(index), size, planes
+        item = dataset.item(index)
+        body = file_bytes(item)
+        if body is not None:
+            width, height, planes = look(body, DRAFT, dataset.row_name(index))
+            return hash_of(body), (width, height), planes
+        image = as_image(item)
+        return hash_of(item if isinstance(item, np.ndarray) else image), image.size, len(image.getbands())
     except DataError as error:
         return str(error)
 
@@ -93,7 +102,7 @@ def duplicates(
     for i, digest in checked.hashes.items():
         groups.setdefault(digest, []).append(i)
     same = [rows for rows in groups.values() if len(rows) > 1]
-    issues, drop = [], list[int]()
+    issues, drop = list[DataIssue](), list[int]()
     if same:
         rows = [i for group in same for i in group]
         extra = len(rows) - len(same)
@@ -104,14 +113,35 @@ def duplicates(
         text = f"{len(conflicting)} copies have different labels; they were kept: mend the labels"
         issues.append(_issue("conflicting_labels", len(conflicting), text, dataset, conflicting))
     if splits is not None:
-        held = {"validation", "test"}
-        drop = [i for g in same for i in g if splits[i] not in held and any(splits[j] in held for j in g)]
-        both = [g for g in same if {"validation", "test"} <= {splits[i] for i in g}]
-        drop += [i for g in both for i in g if splits[i] == "validation"]
+        drop = _leaks(same, splits)
     if drop:
         text = f"{len(drop)} rows of train or validation also stand in validation or test and were left out"
         issues.append(_issue("duplicates_across_splits", len(drop), text, dataset, drop))
     return drop, issues
+
+
+def split_groups(dataset: Dataset, usable: Sequence[int]) -> tuple[list[int], list[DataIssue]]:
+    """Return the rows to leave out because given splits tear their group apart, and what to say of them."""
+    groups: Sequence[Any] | None = getattr(dataset, "groups", None)
+    if groups is None or dataset.splits is None:
+        return [], []
+    members: dict[Any, list[int]] = {}
+    for i in usable:
+        if groups[i] is not None:
+            members.setdefault(groups[i], []).append(i)
+    drop = _leaks(list(members.values()), dataset.splits)
+    text = f"{len(drop)} rows of train or validation have their group in validation or test and were left out"
+    return drop, [_issue("groups_across_splits", len(drop), text, dataset, drop)] if drop else []
+
+
+def _leaks(together: Sequence[Sequence[int]], splits: Sequence[str | None]) -> list[int]:
+    """Return rows to leave out so that no score is taken on what was learned or chosen by."""
+    held, drop = {"validation", "test"}, list[int]()
+    for rows in together:
+        found = {splits[i] for i in rows}
+        lower = found - held if not found >= held else found - {"test"}
+        drop += [i for i in rows if found & held and splits[i] in lower]
+    return drop
 
 
 def _issue(what: str, count: int, text: str, dataset: Dataset, rows: Sequence[int]) -> DataIssue:
@@ -130,5 +160,7 @@ def _unreadable(dataset: Dataset, broken: list[tuple[int, str]]) -> DataIssue:
 
 def _nothing(dataset: Dataset, missing: list[int], broken: list[tuple[int, str]]) -> str:
     parts = [f"{len(missing)} have no label"] if missing else []
-    parts += [f"{len(broken)} cannot be read, the first: {broken[0][1]}"] if broken else []
+    if broken:
+        names = ", ".join(dataset.row_name(i) for i, _ in broken[:5]) + (", ..." if len(broken) > 5 else "")
+        parts.append(f"{len(broken)} cannot be read ({names}), the first: {broken[0][1]}")
     return f"{dataset.name}: none of its {len(dataset)} rows is usable: {'; '.join(parts) or 'it is empty'}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from autotransfer.data.image import as_image, raw_bytes
-from autotransfer.errors import DataError
+from autotransfer.data.image import as_image, content_hash, file_bytes
+from autotransfer.errors import DataError, suggestion
+from autotransfer.tasks import plain
 
 
 class Indexable(Protocol):
@@ -27,11 +27,12 @@ class ImageDataset:
     Args:
         name: how the source calls itself.
         items: anything indexable whose items :func:`autotransfer.data.image.as_image` takes.
-        targets: raw values by target name, one a row; None where a label is missing.
+        targets: raw values by target name, one a row; None, NaN, NA and empty texts are missing labels.
         splits: ``train``, ``validation``, ``test`` or None by row, where the source gives them.
         root: folder that row names are relative to.
         notes: what the reader wants the user to know.
         groups: a value a row; rows of one group stay in one split.
+        unreadable: why a row cannot be read, by number, where the reader met it already.
     """
 
     modality = "image"
@@ -46,17 +47,32 @@ class ImageDataset:
         root: Path | None = None,
         notes: Sequence[str] = (),
         groups: Sequence[Any] | None = None,
+        unreadable: Mapping[int, str] | None = None,
     ) -> None:
         self.name = name
         self.items = items
-        self.targets = targets
+        self.targets: Mapping[str, Sequence[Any]] = {n: clean_labels(v) for n, v in targets.items()}
         self.splits = splits
         self.root = root
         self.notes = list(notes)
         self.groups = groups
+        self.unreadable = dict(unreadable or {})
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def item(self, index: int) -> Any:
+        """Return the row as its source holds it: a path, an image, an array ...
+
+        Raises:
+            DataError: the source raised an error.
+        """
+        try:
+            return self.items[index]
+        except DataError:
+            raise
+        except Exception as error:  # a foreign dataset may raise anything
+            raise DataError(f"its source raised {type(error).__name__}: {error}") from error
 
     def load(self, index: int) -> np.ndarray[Any, Any]:
         """Return the row as ``uint8`` [H, W, 3], or [H, W] where it is grey.
@@ -64,11 +80,11 @@ class ImageDataset:
         Raises:
             DataError: the row cannot be read.
         """
-        return np.asarray(as_image(self.items[index]))
+        return np.asarray(as_image(self.item(index)))
 
     def row_name(self, index: int) -> str:
-        """Return the row's path relative to the source, or its number."""
-        item = self.items[index]
+        """Return the row's path relative to the source, or its number; nothing is decoded for it."""
+        item = None if _costly(self.items) else self.items[index]
         if isinstance(item, dict):
             item = item.get("path")
         if isinstance(item, (str, Path)):
@@ -83,16 +99,59 @@ class ImageDataset:
         Raises:
             DataError: the row cannot be read.
         """
-        return hashlib.sha256(raw_bytes(self.items[index])).hexdigest()[:24]
+        return hash_of(self.item(index))
+
+
+def hash_of(item: Any) -> str:
+    """Return a hash that equal items share: of a file's bytes, or of pixels.
+
+    Raises:
+        DataError: the item cannot be read.
+    """
+    body = file_bytes(item)
+    return content_hash(body if body is not None else item if isinstance(item, np.ndarray) else as_image(item))
+
+
+def clean_labels(values: Any) -> list[Any]:
+    """Return labels as plain Python values, None where one is missing.
+
+    Missing are None, NaN, pandas' NA and NaT, and blank texts; where labels are sets (``a|b``) a blank text is the
+    empty set. Whole floats beside missing labels are whole numbers again: pandas makes floats of them.
+    """
+    found = [None if type(v).__name__ in ("NAType", "NaTType") else plain(v) for v in values]
+    found = [None if isinstance(v, float) and v != v else v for v in found]
+    if not any(isinstance(v, str) and "|" in v for v in found):
+        found = [None if isinstance(v, str) and not v.strip() else v for v in found]
+    there = [v for v in found if v is not None]
+    if len(there) < len(found) and all(isinstance(v, float) and v.is_integer() for v in there):
+        found = [None if v is None else int(v) for v in found]
+    return found
+
+
+def groups_of(groups: Any, count: int, name: str, columns: Sequence[str] = ()) -> list[Any] | None:
+    """Return one group a row, from one value a row; the caller has looked up a column's name.
+
+    Raises:
+        DataError: a name that is no column, or another number of values.
+    """
+    if groups is None:
+        return None
+    if isinstance(groups, str):
+        has = f"columns: {', '.join(columns)}" if columns else "it has no columns; give one value a row"
+        raise DataError(f"{name} has no column {groups!r} for groups{suggestion(groups, columns)}; {has}")
+    values = list(groups)
+    if len(values) != count:
+        raise DataError(f"groups holds {len(values)} values; wanted one for each of the {count} rows of {name}")
+    return clean_labels(values)
 
 
 class Lazy:
-    """One field of an indexable source, fetched when asked for; picklable where the source is."""
+    """One field of an indexable source (None: its whole rows), fetched when asked for; picklable where that is."""
 
-    def __init__(self, source: Any, field: Any, count: int | None = None) -> None:
+    def __init__(self, source: Any, field: Any) -> None:
         self.source = source
         self.field = field
-        self.count = len(source) if count is None else count
+        self.count = len(source)
 
     def __len__(self) -> int:
         return self.count
@@ -101,10 +160,33 @@ class Lazy:
         if not 0 <= index < self.count:
             raise IndexError(index)
         row = self.source[int(index)]
-        return row[self.field]
+        return row if self.field is None else row[self.field]
 
 
-def joined(parts: Sequence[ImageDataset], splits: Sequence[str | None]) -> ImageDataset:
+def _costly(items: Indexable) -> bool:
+    """Return whether taking an item may decode it."""
+    return isinstance(items, Lazy)
+
+
+class Joined(ImageDataset):
+    """Datasets one after the other; a row without a path is named by its part and its number there."""
+
+    def __init__(self, parts: Sequence[ImageDataset], names: Sequence[str], **given: Any) -> None:
+        super().__init__(parts[0].name, Chained([p.items for p in parts]), **given)
+        self.parts = list(parts)
+        self.names = list(names)
+
+    def row_name(self, index: int) -> str:
+        """Return the row's path relative to the first source, or its part and number."""
+        part, place = placed(self.parts, index)
+        name = self.parts[part].row_name(place)
+        root = self.parts[part].root
+        if name == f"row {place}":
+            return f"{self.names[part]} {name}"
+        return name if root is None or root == self.root else str(root / name)
+
+
+def joined(parts: Sequence[ImageDataset], splits: Sequence[str | None]) -> Joined:
     """Return datasets one after the other, the rows of each in the named split; None keeps a part's own splits.
 
     Raises:
@@ -115,18 +197,31 @@ def joined(parts: Sequence[ImageDataset], splits: Sequence[str | None]) -> Image
         if set(part.targets) != set(first.targets):
             raise DataError(f"{part.name} has the targets {list(part.targets)}; {first.name} has {list(first.targets)}")
     marks: list[str | None] = []
+    unreadable: dict[int, str] = {}
     for part, split in zip(parts, splits, strict=True):
+        unreadable |= {len(marks) + i: text for i, text in part.unreadable.items()}
         own = list(part.splits) if part.splits is not None else [None] * len(part)
         marks += own if split is None else [split] * len(part)
-    return ImageDataset(
-        first.name,
-        Chained([p.items for p in parts]),
-        {n: [v for p in parts for v in p.targets[n]] for n in first.targets},
+    grouped = any(p.groups is not None for p in parts)
+    return Joined(
+        parts,
+        [s or "train" for s in splits],
+        targets={n: [v for p in parts for v in p.targets[n]] for n in first.targets},
         splits=marks,
         root=first.root,
-        notes=[n for p in parts for n in p.notes],
-        groups=None if first.groups is None else [g for p in parts for g in (p.groups or [None] * len(p))],
+        notes=list(dict.fromkeys(n for p in parts for n in p.notes)),
+        groups=[g for p in parts for g in (p.groups or [None] * len(p))] if grouped else None,
+        unreadable=unreadable,
     )
+
+
+def placed(parts: Sequence[Any], index: int) -> tuple[int, int]:
+    """Return which part a row of the whole is in, and its number there."""
+    for number, part in enumerate(parts):
+        if index < len(part):
+            return number, index
+        index -= len(part)
+    raise IndexError(index)
 
 
 class Chained:
@@ -139,8 +234,5 @@ class Chained:
         return sum(len(p) for p in self.parts)
 
     def __getitem__(self, index: int) -> Any:
-        for part in self.parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
+        part, place = placed(self.parts, index)
+        return self.parts[part][place]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,68 +19,170 @@ from autotransfer.errors import DataError
 from autotransfer.spec import ImageInput
 
 SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".gif", ".bmp", ".dib"}
+    | {".tif", ".tiff", ".webp", ".avif", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
-LARGEST = 200_000_000
+LARGEST = 150_000_000
 """Pixels; a larger image is taken for a decompression bomb."""
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_WHITES = ((1.25, 1.0), (16.5, 16.0), (260.0, 255.0), (66_000.0, 65_535.0))
+"""Largest value and what is white then; a little above white is rounding, or an interpolation's overshoot."""
 Array = np.ndarray[Any, Any]
 
 
-def open_image(source: Path | bytes, draft: int | None = None) -> Image.Image:
+class _Quiet:
+    """Silences warnings while any thread is inside.
+
+    ``warnings.catch_warnings`` alone is not for threads: two that overlap can leave the silence behind for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into a DataError; its warnings (bombs, odd tags) are decided here."""
+    try:
+        with _quiet:
+            yield
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} cannot be read as an image: its content is of no known kind") from error
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        text = getattr(error, "strerror", None) or " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(f"{name} cannot be read as an image: {text}") from error
+
+
+def open_image(source: Path | bytes, draft: int | None = None, name: str = "an image") -> Image.Image:
     """Return a file's first frame as an upright RGB or grey (``L``) image.
 
     Args:
         source: a path, or the bytes of a file.
         draft: a JPEG may be decoded at a smaller scale, but no smaller than this many pixels.
+        name: how errors call bytes.
 
     Raises:
-        DataError: the file is no image, is damaged, or is larger than 200 megapixels.
+        DataError: the file is no image, is damaged, or is larger than 150 megapixels.
     """
-    name = source.name if isinstance(source, Path) else "an image"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of bombs and odd tags; both are decided here
-            with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-                if image.size[0] * image.size[1] > LARGEST:
-                    raise DataError(f"{name} has {image.size[0]} x {image.size[1]} pixels, more than {LARGEST:,}")
-                if draft:
-                    image.draft("RGB", (draft, draft))
-                image.load()
-                return normal(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{name} cannot be read as an image: {' '.join(str(error).split())[:160]}") from error
+    name = source.name if isinstance(source, Path) else name
+    with _decoding(name), Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+        _small_enough(image, name)
+        if draft:
+            image.draft("RGB", (draft, draft))
+        image.load()
+        return normal(ImageOps.exif_transpose(image))
+
+
+def look(body: bytes, draft: int, name: str) -> tuple[int, int, int]:
+    """Return width, height and planes (1 or 3) of a file's upright image, decoded only to see that it can be.
+
+    Raises:
+        DataError: as :func:`open_image`.
+    """
+    with _decoding(name), Image.open(io.BytesIO(body)) as image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    planes = len(open_image(body, draft, name).getbands())
+    return (height, width, planes) if turned else (width, height, planes)
+
+
+_ORIENTATION = 0x0112
+"""Number of the EXIF tag; 5 to 8 lie on their side."""
+
+
+def _small_enough(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > LARGEST:
+        raise DataError(f"{name} has {width} x {height} pixels, more than {LARGEST:,}; make it smaller")
 
 
 def normal(image: Image.Image) -> Image.Image:
-    """Return the image in mode RGB or L: transparency over white, 16 bits scaled to 8, palettes resolved."""
-    if image.mode in ("RGB", "L"):
+    """Return the image in mode RGB or L: transparency over white, 16 bits scaled to 8, palettes resolved.
+
+    Raises:
+        DataError: pixels of mode I or F are in no known range.
+    """
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return from_array(np.asarray(image), white=65_535.0)
+    if image.mode in ("I", "F"):
         return from_array(np.asarray(image))
     if image.mode == "1":
         return image.convert("L")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         colour = image.convert("RGBA")
         white = Image.new("RGBA", colour.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, colour).convert("RGB")
     return image.convert("RGB")
 
 
-def from_array(values: Array) -> Image.Image:
-    """Return an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] as an image.
+def white_of(values: Array) -> float:
+    """Return the value that stands for white: the smallest of 1, 16, 255 and 65535 that no value exceeds.
 
-    ``uint8`` is taken as it is, ``uint16`` (and wider whole numbers above 255) is divided by 257, floats are in
-    [0, 1] where none is above 1, else in [0, 255].
+    ``uint8`` is always 0 to 255. Of a batch it is one number for all images, so that a dark one stays dark.
 
     Raises:
-        DataError: another shape, or values that are not finite.
+        DataError: values that are not finite, below 0, or above 65535.
+    """
+    if values.dtype == np.uint8 or not values.size:
+        return 255.0
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"pixels are of type {values.dtype}; wanted whole numbers or floats")
+    low, top = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(top)):
+        raise DataError("pixels hold values that are not finite")
+    white = next((white for most, white in _WHITES if top <= most), None)
+    if white is None or low < -0.1 * white:
+        raise DataError(
+            f"pixels lie between {low:g} and {top:g}; wanted 0..1, 0..255 or 0..65535 (give images as they are, "
+            "before any normalisation)"
+        )
+    return white
+
+
+def to_bytes(values: Array, white: float) -> Array:
+    """Return pixels as ``uint8``, ``white`` becoming 255; what lies outside is clipped."""
+    if values.dtype == np.uint8:
+        return values
+    scaled: Array = np.clip(values.astype(np.float32) * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
+    return scaled
+
+
+def from_array(values: Array, white: float | None = None) -> Image.Image:
+    """Return an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] as an image.
+
+    Args:
+        values: whole numbers, floats or bools.
+        white: the value that stands for white; None: what :func:`white_of` says.
+
+    Raises:
+        DataError: another shape, or values in no known range.
     """
     pixels = np.asarray(values)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
@@ -85,16 +191,7 @@ def from_array(values: Array) -> Image.Image:
         raise DataError(
             f"an image array has shape {list(values.shape)}; wanted [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
         )
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
-    elif pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all():
-            raise DataError("an image array holds values that are not finite")
-        unit = pixels.max() <= 1.0
-        pixels = np.clip(pixels * (255.0 if unit else 1.0) + 0.5, 0, 255).astype(np.uint8)
-    elif pixels.dtype != np.uint8:
-        wide = pixels.dtype == np.uint16 or pixels.max() > 255
-        pixels = np.clip(pixels // 257 if wide else pixels, 0, 255).astype(np.uint8)
+    pixels = to_bytes(pixels, white_of(pixels) if white is None else white)
     return normal(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
@@ -110,13 +207,17 @@ def prepare_image(
         image: upright, RGB or L, or an array of such.
         spec: the backbone's input.
         augment: ``none`` or ``light``.
-        rng: random numbers of the augmentation.
+        rng: random numbers of the augmentation; needed for ``light``.
+
+    Raises:
+        ValueError: the augmentation is unknown, or has no random numbers.
     """
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    if augment not in ("none", "light") or (augment == "light" and rng is None):
+        raise ValueError(f"augment is {augment!r}; wanted 'none', or 'light' with rng")
+    picture = from_array(image) if isinstance(image, np.ndarray) else normal(image)
     picture = picture.convert("L" if spec.channels == 1 else "RGB")
     resample = _FILTERS[spec.interpolation]
-    if augment == "light":
-        assert rng is not None
+    if rng is not None and augment == "light":
         picture = picture.resize((spec.size, spec.size), resample, box=_window(picture.size, rng))
         if rng.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -163,7 +264,10 @@ def as_image(item: Any) -> Image.Image:
     if isinstance(item, (bytes, bytearray)):
         return open_image(bytes(item))
     if isinstance(item, Image.Image):
-        return normal(ImageOps.exif_transpose(item))
+        name = "an image"
+        with _decoding(name):
+            _small_enough(item, name)
+            return normal(ImageOps.exif_transpose(item))
     if isinstance(item, torch.Tensor):
         planes = item.detach().cpu().numpy()
         item = planes.transpose(1, 2, 0) if planes.ndim == 3 and planes.shape[0] in (1, 3, 4) else planes
@@ -174,16 +278,29 @@ def as_image(item: Any) -> Image.Image:
     raise DataError(f"{type(item).__name__} is no image; wanted a path, a PIL image or an array [H, W] or [H, W, C]")
 
 
-def raw_bytes(item: Any) -> bytes:
-    """Return bytes that equal items share: a file's content, an array's shape and values."""
-    if isinstance(item, (str, Path)):
-        try:
-            return Path(item).read_bytes()
-        except OSError as error:
-            raise DataError(f"{Path(item).name} cannot be read: {error.strerror}") from error
+def file_bytes(item: Any) -> bytes | None:
+    """Return the bytes of the file that an item names or holds; None where it is no file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if isinstance(item, dict):
+        item = item.get("bytes") or item.get("path")
     if isinstance(item, (bytes, bytearray)):
         return bytes(item)
-    if isinstance(item, dict) and (item.get("bytes") or item.get("path")):
-        return raw_bytes(item.get("bytes") or item["path"])
-    pixels = np.asarray(as_image(item) if not isinstance(item, np.ndarray) else item)
-    return repr((pixels.shape, str(pixels.dtype))).encode() + np.ascontiguousarray(pixels).tobytes()
+    if not isinstance(item, (str, Path)):
+        return None
+    try:
+        return Path(item).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a path
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{Path(item).name} cannot be read: {reason}") from error
+
+
+def content_hash(content: bytes | Array | Image.Image) -> str:
+    """Return a hash that equal files, or equal pixels of equal shape and type, share."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()[:24]
+    pixels = np.asarray(content)
+    body = repr((pixels.shape, str(pixels.dtype))).encode() + np.ascontiguousarray(pixels).tobytes()
+    return hashlib.sha256(body).hexdigest()[:24]

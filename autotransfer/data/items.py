@@ -11,6 +11,7 @@ import numpy as np
 
 from autotransfer.data.dataset import ImageDataset
 from autotransfer.data.readers import read
+from autotransfer.data.readers.arrays import images
 from autotransfer.data.rows import stack
 from autotransfer.errors import DataError
 from autotransfer.spec import Input
@@ -79,11 +80,26 @@ def as_items(x: Any, modality: str, spec: Input, registry: Any = None) -> Items:
     if isinstance(x, np.ndarray) and not len(x):
         return Items(ImageDataset("nothing", [], {}), spec)
     if isinstance(x, (list, tuple)):
-        return Items(ImageDataset("items", [Path(i) if isinstance(i, str) else i for i in x], {}), spec)
+        return Items(ImageDataset("items", _scaled([Path(i) if isinstance(i, str) else i for i in x]), {}), spec)
+    if hasattr(x, "detach") and x.ndim == 3 and x.shape[0] in (3, 4):
+        raise DataError(
+            f"a tensor of shape {list(x.shape)} may be one image [C, H, W] or {x.shape[0]} grey ones; "
+            "give x[None] for one, x[:, None] for several"
+        )
     return Items(read(x, registry, modality=modality, labelled=False), spec)
 
 
 _TABLES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
+
+
+def _scaled(items: list[Any]) -> Any:
+    """Return arrays in one common scale where all are arrays, as in training; a faulty one leaves each its own."""
+    if all(isinstance(i, np.ndarray) for i in items):
+        try:
+            return images(items)
+        except DataError:
+            return items  # the row at fault says so itself when it is read
+    return items
 
 
 def _is_one(x: np.ndarray[Any, Any]) -> bool:

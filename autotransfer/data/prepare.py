@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotransfer.codec import Scalar
-from autotransfer.data.checks import Checked, check, duplicates
-from autotransfer.data.dataset import ImageDataset, joined
+from autotransfer.data.checks import Checked, check, duplicates, split_groups
+from autotransfer.data.dataset import ImageDataset, clean_labels, joined
 from autotransfer.data.readers import read
 from autotransfer.data.rows import PreparedRows
-from autotransfer.data.split import Split, split_rows
-from autotransfer.errors import DataError
+from autotransfer.data.split import Split, split_rows, united
+from autotransfer.errors import DataError, faults
 from autotransfer.schema import DataIssue, Profile
-from autotransfer.tasks import guess_task, label_sets, make_task, plain
+from autotransfer.tasks import guess_task, label_sets, make_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,12 +94,30 @@ def prepare(
     if len(dataset.targets) != 1:
         raise DataError(f"{dataset.name} has several targets ({', '.join(dataset.targets)}); name one with target=")
     (name, values), *_ = dataset.targets.items()
-    labels = [plain(v) for v in values]
+    labels = clean_labels(values)
+    _early(dataset, labels, task, metric)
     checked = check(dataset, labels)
-    drop, copies = duplicates(dataset, checked, labels, dataset.splits)
-    gone = set(drop)
+    drop, told = duplicates(dataset, checked, labels, dataset.splits)
+    torn, more = split_groups(dataset, checked.usable)
+    gone = {*drop, *torn}
     usable = [i for i in checked.usable if i not in gone]
-    return _assembled(dataset, name, labels, checked, usable, copies, task, metric, seed, registry)
+    checked.issues += [*told, *more]
+    try:
+        return _assembled(dataset, name, labels, checked, usable, task, metric, seed, registry)
+    except DataError as error:
+        found = [str(error), *(i.text for i in checked.issues)]
+        raise DataError(faults(f"{dataset.name} cannot be used", found)) from error
+
+
+def _early(dataset: Any, labels: Sequence[Any], task: str | None, metric: str | None) -> None:
+    """Tell of wrong names and labels before every row is decoded."""
+    there = [v for v in labels if v is not None]
+    try:
+        if there:
+            make_task(task or guess_task(there), there, metric)
+    except DataError as error:
+        found = [str(error), *(i.text for i in _notes(dataset))]
+        raise DataError(faults(f"{dataset.name} cannot be used", found)) from error
 
 
 def _with_held_out(dataset: Any, held: dict[str, Any]) -> Any:
@@ -123,7 +141,6 @@ def _assembled(
     labels: list[Any],
     checked: Checked,
     usable: list[int],
-    copies: Sequence[DataIssue],
     task: str | None,
     metric: str | None,
     seed: int,
@@ -135,9 +152,8 @@ def _assembled(
     kind = task or guess_task(values)
     made = make_task(kind, values)
     encoded = made.encode(values)
-    strata = _strata(kind, values)
-    split = _split(dataset, usable, strata, checked, seed)
     sets = label_sets(values) if kind == "multilabel" else [(v,) for v in values]
+    split = _split(dataset, usable, _strata(kind, values), sets if made.classes else None, checked, seed)
     counts = Counter(str(label) for s in sets for label in s) if made.classes else Counter()
     imbalance = max(counts.values()) / max(1, min(counts.values())) if counts else 1.0
     default = "balanced_accuracy" if imbalance > IMBALANCED and kind in ("binary", "multiclass") else made.metric
@@ -157,28 +173,25 @@ def _assembled(
         classes=made.classes,
         counts=dict(sorted(counts.items())),
         imbalance=imbalance,
-        issues=(*checked.issues, *copies, *split.issues, *_notes(dataset)),
+        issues=(*checked.issues, *split.issues, *_notes(dataset)),
         facts={**_facts(checked), **(registry.profile_facts(dataset) if registry is not None else {})},
         fingerprint=_fingerprint(checked, labels, split),
     )
     return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile)
 
 
-def _split(dataset: Any, usable: list[int], strata: list[Hashable], checked: Checked, seed: int) -> Split:
+def _split(dataset: Any, usable: list[int], strata: list[Hashable], sets: Any, checked: Checked, seed: int) -> Split:
     groups = getattr(dataset, "groups", None)
-    units = [checked.hashes[i] if groups is None or groups[i] is None else f"group {groups[i]}" for i in usable]
+    grouped = [None if groups is None else groups[i] for i in usable]
+    units = united([checked.hashes[i] for i in usable], grouped)
     given = [dataset.splits[i] for i in usable] if dataset.splits is not None else None
-    _enough(strata)
-    return split_rows(usable, strata, units, given, seed)
-
-
-def _enough(strata: Sequence[Hashable]) -> None:
-    counts = Counter(strata)
-    if len(counts) > 1 and max(counts.values()) == 1:
+    counts = Counter(c for s in sets or () for c in set(s))
+    if sets is not None and max(counts.values(), default=0) <= 1:
         raise DataError(
             f"each of the {len(counts)} classes has a single row; a model needs several rows a class, "
             "some to learn from and some to be judged on (five or more)"
         )
+    return split_rows(usable, strata, units, given, seed, sets)
 
 
 def _strata(kind: str, values: Sequence[Any]) -> list[Hashable]:
@@ -213,6 +226,7 @@ def _facts(checked: Checked) -> dict[str, Scalar]:
         "image.height_median": float(np.median(height)),
         "image.height_min": int(height.min()),
         "image.height_max": int(height.max()),
+        "image.channels": max(checked.channels),
         "image.grey": checked.channels[1],
     }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from autotransfer.schema import DataIssue
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.2
+_PARTS = ("train", "validation", "test")
 Array = np.ndarray[Any, Any]
 
 
@@ -33,6 +34,7 @@ def split_rows(
     units: Sequence[Hashable],
     given: Sequence[str | None] | None,
     seed: int,
+    classes: Sequence[Collection[Hashable]] | None = None,
 ) -> Split:
     """Return a split: 20 % test, 20 % of the rest validation, where the source gives none.
 
@@ -42,15 +44,20 @@ def split_rows(
         units: of each row, its content hash or group: rows of one unit stay together.
         given: ``train``, ``validation``, ``test`` or None by row; a part that is given is used as it is.
         seed: of the draw.
+        classes: the classes or labels of each row; a part that lacks some is told of. None: there are none.
 
     Raises:
-        DataError: there are too few rows to hold any out.
+        DataError: there are too few rows to hold any out, or parts of other names.
     """
+    unknown = sorted({str(g) for g in given or () if g not in (*_PARTS, None)})
+    if unknown:
+        raise DataError(f"rows are marked {', '.join(unknown)}; wanted {', '.join(_PARTS)} or None")
     rng = np.random.default_rng(seed)
-    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[int]] = {name: [] for name in _PARTS}
     for place in range(len(rows)):
         parts[(given[place] if given else None) or "train"].append(place)
-    issues: list[DataIssue] = []
+    if not parts["train"]:
+        raise DataError(f"none of the {len(rows)} usable rows is for training; give rows to train on too")
     for name, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
         if not parts[name]:
             held = _draw(parts["train"], strata, units, share, rng)
@@ -60,10 +67,11 @@ def split_rows(
     for name in ("validation", "test", "train"):
         if not parts[name]:
             raise DataError(
-                f"{len(rows)} usable rows are too few to hold any out for {name}: every class needs several rows "
-                "(five or more, for train, validation and test to have one each)"
+                f"{len(rows)} usable rows are too few to hold any out for {name}: every class needs several rows, in "
+                "several groups where rows are grouped (five or more, for each of train, validation and test to have "
+                "some)"
             )
-    issues += _unseen(parts, strata)
+    issues = [] if classes is None else _unseen(parts, classes)
     ordered = {n: np.asarray([rows[p] for p in stratified_order(v, strata, rng)], np.int64) for n, v in parts.items()}
     return Split(ordered["train"], ordered["validation"], ordered["test"], tuple(issues))
 
@@ -81,42 +89,79 @@ def stratified_order(places: Sequence[int], strata: Sequence[Hashable], rng: np.
     return [p for _, p in sorted(keyed)]
 
 
+def united(*names: Sequence[Hashable | None]) -> list[Hashable]:
+    """Return for each row the number of its unit: rows that share any name, directly or through others, are one.
+
+    Args:
+        names: what rows may share (a content hash, a group), one sequence each; None is shared with nobody.
+    """
+    parent = list(range(len(names[0])))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for given in names:
+        first: dict[Hashable, int] = {}
+        for i, name in enumerate(given):
+            if name is not None:
+                parent[root(i)] = root(first.setdefault(name, i))
+    return [root(i) for i in range(len(parent))]
+
+
 def _draw(
     places: Sequence[int], strata: Sequence[Hashable], units: Sequence[Hashable], share: float, rng: np.random.Generator
 ) -> list[int]:
-    """Return places to hold out: in each stratum whole units until its share is reached, one unit staying behind."""
+    """Return places to hold out: in each stratum whole units until its share is reached, one unit staying behind.
+
+    Where every stratum is too small for a share of its own, units are drawn from all rows alike.
+    """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for p in places:
         members[units[p]].append(p)
-    want: dict[Hashable, float] = defaultdict(float)
-    counts: dict[Hashable, int] = defaultdict(int)
-    for p in places:
-        want[strata[p]] += share
-        counts[strata[p]] += 1
-    held: list[int] = []
-    left = dict(counts)
-    for u in [list(members)[i] for i in rng.permutation(len(members))]:
-        group = members[u]
-        classes = {strata[p] for p in group}
-        short = all(want[c] >= 0.5 for c in classes)
-        leaves = all(left[c] > sum(strata[p] == c for p in group) for c in classes)
-        if short and leaves:
+    left = Counter(strata[p] for p in places)
+    groups = list(members.values())
+    drawn = [groups[i] for i in rng.permutation(len(groups))]
+    held = _by_stratum(drawn, strata, left, {c: share * n for c, n in left.items()})
+    if held or not places:
+        return held
+    wanted = max(1, round(share * len(places)))
+    for group in sorted(drawn, key=len):
+        parts = Counter(strata[p] for p in group)
+        if len(held) < wanted and all(left[c] > n for c, n in parts.items()):
             held += group
-            for p in group:
-                want[strata[p]] -= 1
-                left[strata[p]] -= 1
+            left -= parts
     return held
 
 
-def _unseen(parts: dict[str, list[int]], strata: Sequence[Hashable]) -> list[DataIssue]:
+def _by_stratum(
+    drawn: Sequence[list[int]], strata: Sequence[Hashable], left: Counter[Hashable], want: dict[Hashable, float]
+) -> list[int]:
+    """Return the units that bring every stratum nearer to what it wants; ``left`` and ``want`` count down."""
+    held: list[int] = []
+    for group in drawn:
+        parts = Counter(strata[p] for p in group)
+        if all(want[c] >= n / 2 and left[c] > n for c, n in parts.items()):
+            held += group
+            for c, n in parts.items():
+                want[c] -= n
+                left[c] -= n
+    return held
+
+
+def _unseen(parts: dict[str, list[int]], classes: Sequence[Collection[Hashable]]) -> list[DataIssue]:
     """Return what to say of classes that a part does not hold."""
-    every = {strata[p] for part in parts.values() for p in part}
+    there = {name: {c for p in places for c in classes[p]} for name, places in parts.items()}
+    every = set().union(*there.values())
     issues = []
-    for name in ("train", "validation", "test"):
-        lacking = sorted(str(c) for c in every - {strata[p] for p in parts[name]})
+    for name in _PARTS:
+        lacking = sorted(str(c) for c in every - there[name])
         if lacking:
             what = "cannot be learned" if name == "train" else f"have no say in the {name} score"
             shown = ", ".join(lacking[:10]) + (" ..." if len(lacking) > 10 else "")
-            text = f"{len(lacking)} classes are too small to have rows in {name} and {what}: {shown}"
+            why = "have no rows" if name == "train" else "are too small, or not given, to have rows"
+            text = f"{len(lacking)} classes {why} in {name} and {what}: {shown}"
             issues.append(DataIssue(what=f"classes_without_{name}", count=len(lacking), text=text, rows=tuple(lacking)))
     return issues

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotransfer.data.readers import arrays, datasets, folders, tables
-from autotransfer.errors import DataError
+from autotransfer.errors import DataError, suggestion
 from autotransfer.protocols import Dataset
 from autotransfer.registry import Registry
 from autotransfer.spec import MODALITIES
@@ -38,12 +38,16 @@ def read(source: Any, registry: Registry | None = None, **options: Any) -> Datas
     """
     modality = options.get("modality")
     if modality is not None and modality not in MODALITIES:
-        raise DataError(f"modality is {modality!r}; known: {', '.join(MODALITIES)}")
+        raise DataError(
+            f"modality is {modality!r}{suggestion(str(modality), MODALITIES)}; known: {', '.join(MODALITIES)}"
+        )
     found = registry.read_dataset(source, options) if registry is not None else None
     if found is not None:
         return found
     if modality in ("text", "audio"):
-        raise DataError(f"no plugin reads {modality}, and autotransfer itself reads images only so far")
+        raise DataError(f"{modality} is not supported yet: no plugin reads it, and autotransfer itself reads images")
+    if isinstance(options.get("target"), (list, tuple)):
+        raise DataError(f"several targets ({', '.join(map(str, options['target']))}) are not supported yet; name one")
     for reader in _BUILT_IN:
         found = reader(source, options)
         if found is not None:
@@ -51,6 +55,7 @@ def read(source: Any, registry: Registry | None = None, **options: Any) -> Datas
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.exists():
-            raise DataError(f"{str(source)!r} does not exist; wanted {ACCEPTED}")
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise DataError(f"{str(source)!r} does not exist{suggestion(path.name, beside)}; wanted {ACCEPTED}")
         raise DataError(f"{str(source)!r} is no kind of data that is known; wanted {ACCEPTED}")
     raise DataError(f"data of type {type(source).__name__} is not known; wanted {ACCEPTED}")

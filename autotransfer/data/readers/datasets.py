@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autotransfer.data.dataset import ImageDataset, Lazy, joined
-from autotransfer.errors import DataError, suggestion
+from autotransfer.data.dataset import ImageDataset, Lazy, groups_of, joined
+from autotransfer.errors import DataError, faults, suggestion
 
 _IMAGES = ("image", "img", "picture", "pixels")
+_LABELS = ("label", "labels", "target", "class")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
@@ -18,63 +19,136 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
     Raises:
         DataError: the columns are not clear, or a row is no pair.
     """
-    if isinstance(source, Mapping) and source and all(hasattr(v, "column_names") for v in source.values()):
-        known = {k: v for k, v in source.items() if k in _SPLITS}
-        if "train" not in known:
-            raise DataError(f"the dataset has the splits {', '.join(map(str, source))}; wanted one called train")
-        parts = [_hugging_face(v, options) for v in known.values()]
-        return joined(parts, [_SPLITS[k] for k in known])
+    if isinstance(source, Mapping):
+        whole = source and all(hasattr(v, "column_names") for v in source.values())
+        return _dictionary(source, options) if whole else None
     if hasattr(source, "column_names") and hasattr(source, "features"):
         return _hugging_face(source, options)
     indexable = hasattr(source, "__len__") and hasattr(source, "__getitem__")
-    plain = isinstance(source, (str, bytes, tuple, Mapping)) or type(source).__module__.split(".")[0] in (
-        "numpy",
-        "pandas",
+    plain = isinstance(source, (str, bytes, tuple)) or type(source).__module__.split(".")[0] in ("numpy", "pandas")
+    if not indexable or plain or hasattr(source, "detach") or (isinstance(source, list) and not _pairs(source)):
+        return None
+    return _torch(source, options)
+
+
+def _dictionary(source: Mapping[str, Any], options: Mapping[str, Any]) -> ImageDataset:
+    known = {k: v for k, v in source.items() if k in _SPLITS}
+    if not known:
+        raise DataError(f"the dataset has the splits {', '.join(map(str, source))}; wanted train, validation or test")
+    if options.get("groups") is not None and not isinstance(options["groups"], str):
+        raise DataError("groups of a dataset with splits must be a column's name")
+    made = joined([_hugging_face(v, options) for v in known.values()], [_SPLITS[k] for k in known])
+    left = [str(k) for k in source if k not in known]
+    made.notes += [f"splits that are neither train, validation nor test were left aside: {', '.join(left)}"] * bool(
+        left
     )
-    if indexable and not plain and (not isinstance(source, list) or _pairs(source)):
-        return _torch(source, options)
-    return None
+    return made
 
 
 def _hugging_face(source: Any, options: Mapping[str, Any]) -> ImageDataset:
-    columns = list(source.column_names)
-    image = [c for c in columns if c in _IMAGES] or [
-        c for c in columns if "Image" in type(source.features.get(c)).__name__
-    ]
-    if len(image) != 1:
-        raise DataError(f"which column holds the image? Columns: {', '.join(columns)}; name it 'image'")
-    if not options.get("labelled", True):
-        return ImageDataset("dataset", Lazy(source, image[0]), {})
-    target = options.get("target") or next((c for c in ("label", "labels", "target", "class") if c in columns), None)
-    if target not in columns:
-        hint = suggestion(str(target), columns)
-        raise DataError(f"the dataset has no target column {target!r}{hint}; columns: {', '.join(columns)}")
-    values = list(source[target])
-    names = getattr(source.features.get(target), "names", None)
+    if not hasattr(source, "__len__"):
+        raise DataError("the dataset is streamed, and its rows are needed more than once; load it without streaming")
+    columns, kinds = list(source.column_names), dict(source.features or {})
+    image, wrong = _image_column(columns, kinds)
+    labelled, target = options.get("labelled", True), None
+    if labelled:
+        target, lacking = _target(columns, kinds, options.get("target"))
+        wrong += lacking
+    groups = options.get("groups")
+    if isinstance(groups, str) and groups in columns:
+        groups = list(source[groups])
+    try:
+        held = groups_of(groups, len(source), "the dataset", columns)
+    except DataError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise DataError(faults("the dataset cannot be used", wrong))
+    values = {target: _named(list(source[target]), kinds.get(target))} if target is not None else {}
+    return ImageDataset("dataset", Lazy(source, image), values, groups=held)
+
+
+def _image_column(columns: list[str], kinds: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the column of images, or what is wrong."""
+    typed = [c for c in columns if type(kinds.get(c)).__name__ == "Image"]
+    found = typed or [c for c in columns if c in _IMAGES]
+    found = [c for c in found if c in _IMAGES][:1] if len(found) > 1 else found
+    if found:
+        return found[0], []
+    shown = ", ".join(columns)
+    if typed:
+        return "", [f"several columns hold images ({', '.join(typed)}); call one of them 'image'"]
+    audio = any(type(k).__name__ == "Audio" for k in kinds.values())
+    later = "audio is not supported yet" if audio else "text is not supported yet"
+    return "", [f"no column holds images ({later}); columns: {shown}; where one does, call it 'image'"]
+
+
+def _target(columns: list[str], kinds: Mapping[str, Any], given: str | None) -> tuple[str | None, list[str]]:
+    """Return the column of labels, or what is wrong."""
+    shown = ", ".join(columns)
+    if given is not None:
+        hint = suggestion(str(given), columns)
+        return (given, []) if given in columns else (None, [f"there is no column {given!r}{hint}; columns: {shown}"])
+    found = [c for c in _LABELS if c in columns][:1] or [c for c in columns if hasattr(kinds.get(c), "names")]
+    if len(found) == 1:
+        return found[0], []
+    return None, [f"which column is the target? Say target=...; columns: {shown}"]
+
+
+def _named(values: list[Any], kind: Any) -> list[Any]:
+    """Return class numbers by their names where the column's type has some, in lists too; -1 is no label."""
+    names, inner = getattr(kind, "names", None), getattr(getattr(kind, "feature", None), "names", None)
     if names:
-        values = [None if v is None or v < 0 else names[v] for v in values]
-    return ImageDataset("dataset", Lazy(source, image[0]), {str(target): values})
+        return [None if v is None or v < 0 else names[int(v)] for v in values]
+    return [None if v is None else [inner[int(n)] for n in v] for v in values] if inner else values
 
 
 def _pairs(source: list[Any]) -> bool:
     return bool(source) and all(isinstance(r, (tuple, list)) and len(r) == 2 for r in source[:5])
 
 
-def _torch(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
+def _torch(source: Any, options: Mapping[str, Any]) -> ImageDataset:
     if not len(source):
         raise DataError("the dataset has no rows")
-    first = source[0]
-    if not isinstance(first, (tuple, list)) or len(first) != 2:
-        return None
-    name = str(options.get("target") or "label")
+    try:
+        first = source[0]
+    except Exception as error:  # a foreign dataset may raise anything
+        first = error
+    pairs = isinstance(first, (tuple, list)) and len(first) == 2
     if not options.get("labelled", True):
-        return ImageDataset("dataset", Lazy(source, 0), {})
+        return ImageDataset("dataset", Lazy(source, 0 if pairs else None), {})
+    if not pairs and not isinstance(first, Exception):
+        raise DataError(f"rows of the {type(source).__name__} are {type(first).__name__}; wanted pairs (image, label)")
+    groups = groups_of(options.get("groups"), len(source), "the dataset")
+    values, unreadable = _torch_labels(source, first)
+    named = {str(options.get("target") or "label"): values}
+    return ImageDataset("dataset", Lazy(source, 0), named, groups=groups, unreadable=unreadable)
+
+
+def _torch_labels(source: Any, first: Any) -> tuple[list[Any], dict[int, str]]:
+    """Return labels, and why rows gave none; images are decoded only where the labels cannot be had alone."""
+    values, unreadable = list[Any](), dict[int, str]()
     known = getattr(source, "targets", None)
-    values = (
-        list(known) if known is not None and len(known) == len(source) else [source[i][1] for i in range(len(source))]
-    )
-    values = [v.item() if hasattr(v, "item") and getattr(v, "ndim", 0) == 0 else v for v in values]
+    if known is not None and len(known) == len(source) and _same(known[0], first):
+        values = list(known)
+    else:
+        for i in range(len(source)):
+            try:
+                values.append(source[i][1])
+            except Exception as error:  # a foreign dataset may raise anything
+                values.append(None)
+                unreadable[i] = f"its source raised {type(error).__name__}: {error}"
+    values = [v.tolist() if hasattr(v, "tolist") else v for v in values]
     classes = getattr(source, "classes", None)
-    if classes is not None and all(isinstance(v, int) and 0 <= v < len(classes) for v in values):
-        values = [str(classes[v]) for v in values]
-    return ImageDataset("dataset", Lazy(source, 0), {name: values})
+    there = [v for v in values if v is not None]
+    if classes is not None and all(type(v) is int and 0 <= v < len(classes) for v in there):
+        values = [None if v is None else str(classes[v]) for v in values]
+    return values, unreadable
+
+
+def _same(known: Any, first: Any) -> bool:
+    """Return whether ``targets`` holds what rows give: a dataset may transform its labels."""
+    if isinstance(first, Exception):
+        return True
+    return bool(
+        repr(getattr(known, "tolist", lambda: known)()) == repr(getattr(first[1], "tolist", lambda: first[1])())
+    )
