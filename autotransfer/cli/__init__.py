@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -40,6 +41,10 @@ use.register(app)
 lists.register(app)
 
 
-def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 the search failed, 2 the user can mend it, 130 interrupted."""
-    app(prog_name="autotransfer")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. Exit codes: 0 done, 1 the search failed, 2 the user can mend it, 130 interrupted.
+
+    Args:
+        arguments: in place of the process's own.
+    """
+    app(args=None if arguments is None else list(arguments), prog_name="autotransfer")

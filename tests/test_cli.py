@@ -1,0 +1,184 @@
+"""The command line: what is printed where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autotransfer.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(stripes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli") / "stripes"
+    for i, (image, label) in enumerate(zip(*stripes, strict=True)):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def common(toynet: str) -> list[str]:
+    return ["--executor", "serial", "--backbones", "toynet/small", "--plugin", toynet, "--space", "{epochs: 2}"]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line in this process; give exit code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as leave:
+            code = leave.code
+        told = capsys.readouterr()
+        return int(code or 0), told.out, told.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path, common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "autotransfer",
+            "fit",
+            str(folder),
+            *common,
+            "--trials",
+            "2",
+            "--out",
+            str(out),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert set(told) >= {"out", "backbone", "strategy", "recipe", "metric", "validation", "test", "baseline", "trials"}
+    assert told["out"] == str(out)
+    assert "survey" in done.stderr
+    return out
+
+
+def test_predict_answers_in_order_and_reports_a_bad_row_alone(
+    finished: Path, stripes: Any, toynet: str, call: Any, tmp_path: Path
+) -> None:
+    for i in range(3):
+        Image.fromarray(stripes[0][i]).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_text("no picture")
+    _, out, _ = call("predict", finished / "model", tmp_path, "--plugin", toynet, "--json")
+    rows = json.loads(out)["predictions"]
+    assert [Path(r["row"]).name for r in rows] == ["0.png", "1.png", "2.png"]
+    assert ["error" in r for r in rows] == [False, True, False]
+
+
+def test_evaluate_scores_labelled_rows(finished: Path, folder: Path, toynet: str, call: Any) -> None:
+    code, out, _ = call("evaluate", finished / "model", folder, "--plugin", toynet, "--json")
+    assert code == 0
+    assert 0 <= json.loads(out)["scores"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("verb", ["leaderboard", "report"])
+def test_a_run_is_told(finished: Path, toynet: str, call: Any, verb: str) -> None:
+    code, out, _ = call(verb, finished, "--plugin", toynet)
+    assert code == 0
+    assert "toynet/small" in out
+    assert json.loads(call(verb, finished, "--plugin", toynet, "--json")[1])
+
+
+@pytest.mark.parametrize("verb", ["plugins", "backbones", "strategies"])
+def test_listings_are_text_or_one_json_object(call: Any, verb: str) -> None:
+    code, out, _ = call(verb)
+    assert code == 0
+    assert out.strip()
+    assert verb in json.loads(call(verb, "--json")[1])
+
+
+def test_profile_and_plan(folder: Path, common: list[str], call: Any) -> None:
+    assert json.loads(call("profile", folder, "--json")[1])["rows"] == 150
+    code, out, _ = call("plan", folder, *common, "--json")
+    assert code == 0
+    assert "toynet/small" in json.loads(out)["backbones"]
+
+
+def test_check_passes_a_right_plugin_and_fails_a_wrong_one(toynet: str, call: Any, tmp_path: Path) -> None:
+    assert call("check", toynet)[0] == 0
+    (tmp_path / "odd.py").write_text("def autotransfer_backbone():\n    return []\n")
+    code, out, err = call("check", tmp_path / "odd.py")
+    assert code == 2
+    assert "autotransfer_backbones" in out + err
+
+
+def _bad(root: Path) -> dict[str, tuple[list[str], str]]:
+    data = root / "data"
+    for c in "ab":
+        (data / c).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
+                data / c / f"{i}.png"
+            )
+    (root / "empty").mkdir()
+    (root / "r.yaml").write_text("bugdet: 5\n")
+    (root / "t.csv").write_text("image,label\ndata/a/0.png,a\ndata/b/0.png,b\n")
+    return {
+        "missing folder": ([str(root / "nowhere")], "does not exist"),
+        "empty folder": ([str(root / "empty")], "is empty"),
+        "column": ([str(root / "t.csv"), "--target", "labl"], "did you mean label"),
+        "budget": ([str(data), "--budget", "-5"], "budget"),
+        "both": ([str(data), "--budget", "5m", "--trials", "3"], "give one"),
+        "backbone": ([str(data), "--backbones", "packs/efficientnet-lte0"], "did you mean packs/efficientnet-lite0"),
+        "strategy": ([str(data), "--strategies", "core/prob"], "did you mean core/probe"),
+        "key": ([str(data), "--config", str(root / "r.yaml")], "did you mean budget"),
+        "metric": ([str(data), "--metric", "acuracy"], "did you mean accuracy"),
+        "plugin": ([str(data), "--plugin", str(root / "none.py")], "does not exist"),
+        "flag": ([str(data), "--bugdet", "5"], "bugdet"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing folder",
+        "empty folder",
+        "column",
+        "budget",
+        "both",
+        "backbone",
+        "strategy",
+        "key",
+        "metric",
+        "plugin",
+        "flag",
+    ],
+)
+def test_what_a_user_can_mend_is_one_message_and_exit_code_2(case: str, call: Any, tmp_path: Path) -> None:
+    arguments, wanted = _bad(tmp_path)[case]
+    code, out, err = call("fit", *arguments, "--out", tmp_path / "run")
+    assert code == 2
+    assert out == ""
+    assert wanted in " ".join(err.split())
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom autotransfer.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'ray', 'pandas', 'sklearn', 'timm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
