@@ -259,10 +259,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
         profile=ready.prepared.profile,
         plan=replace(plan, backbones=tuple(s.id for s in ready.pool.specs), refusals=tuple(ready.refusals)),
         survey=tuple(search.survey),
-        trials=tuple(
-            replace(r, notes=(*r.notes, search.reasons[i])) if i in search.reasons else r
-            for i, r in search.records.items()
-        ),
+        trials=tuple(search.records.values()),
         winner=leader.id,
         status=search.status,
         seconds=time.time() - began - loading,

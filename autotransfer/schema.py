@@ -138,6 +138,8 @@ class Candidate:
     """Predicted cost of full training, in multiply-accumulates."""
     seconds: float | None = None
     """The same in seconds on one worker, where it was measured."""
+    rivals: tuple[Recipe, ...] = ()
+    """Heads on the same frozen features that are trained beside it; the best of them is the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,14 @@ class CutReport:
     """Pooled features at the cut."""
     score: float | None = None
     """Leave-one-out objective of a ridge head on the pooled features; higher is better."""
+    loss: float | None = None
+    """Mean leave-one-out loss of that head, its temperature fitted on the same predictions."""
+    logme: float | None = None
+    """Evidence of a Bayesian linear model, by row (You et al. 2021, corrected where rows are fewer than features)."""
+    hscore: float | None = None
+    """H-score with a shrunk covariance (Ibrahim et al. 2022)."""
+    knn: float | None = None
+    """Leave-one-out score of nearest neighbours."""
     macs: float | None = None
     """Multiply-accumulates for one row from the input to the cut."""
 
@@ -187,6 +197,8 @@ class SurveyRecord:
     notes: tuple[str, ...] = ()
     features: str = ""
     """File of the pooled features, relative to the run's work folder."""
+    dtype: str = "float32"
+    """Arithmetic of trainings of this backbone: what was faster on this machine, and as good."""
 
 
 @dataclass(frozen=True, kw_only=True)

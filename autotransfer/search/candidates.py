@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotransfer.codec import Scalar
 from autotransfer.errors import ConfigError, suggestion
-from autotransfer.protocols import Strategy
+from autotransfer.protocols import Strategy, overrides
 from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training
-from autotransfer.space import Domain
+from autotransfer.search.costs import EPOCHS
+from autotransfer.space import Choice, Domain
 from autotransfer.spec import BackboneSpec, frozen_stages, with_stages
 from autotransfer.train.sampling import stream
 
-EPOCHS = 10
-"""Passes over the training rows in a full training."""
+if TYPE_CHECKING:
+    from autotransfer.registry import Registry
+    from autotransfer.search.jobs import Context
+
+HEAD_START = "head_start"
+"""Core's own value: whether the head begins as the survey's closed-form solution, or cold."""
 _LOOP = {f.name for f in dataclasses.fields(Training)}
-DRAWS = 50
-"""Attempts at a recipe not yet tried before the space is taken for exhausted."""
+DRAWN = 192
+"""Recipes drawn for a generation, of which the most promising few are run."""
+ATTEMPTS = 4
+"""Draws for each recipe wanted before the space is taken for exhausted."""
 
 
 @dataclass
@@ -34,7 +41,8 @@ class Space:
     """The caller's domains, in place of the strategies' own; of the name of a loop setting: searched too."""
     seed: int = 0
     threads: int = 1
-    dtype: str = "float32"
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    """Arithmetic of training by backbone, as measured in the survey; ``float32`` where it is not named."""
     refusals: list[Refusal] = field(default_factory=list)
 
     def suited(self, spec: BackboneSpec) -> list[Strategy]:
@@ -56,6 +64,8 @@ class Space:
     def domains(self, strategy: Strategy, spec: BackboneSpec) -> dict[str, Domain]:
         """Return the values to search for a strategy on a backbone."""
         own = strategy.space(self.profile, spec)
+        if spec.transfer and not overrides(strategy, "head"):  # else the head has its own closed form
+            own = {HEAD_START: Choice((True, False)), **own}
         extra = {n: d for n, d in self.given.items() if n in own or n in _LOOP or n == "epochs"}
         return {**own, **extra}
 
@@ -78,7 +88,7 @@ class Space:
             training=training,
             seed=self.seed,
             threads=self.threads,
-            dtype=self.dtype,
+            dtype=self.dtypes.get(spec.id, "float32"),
         )
 
     def unknown_values(self) -> None:
@@ -87,7 +97,7 @@ class Space:
         Raises:
             ConfigError: all of them, with suggestions.
         """
-        known = {*_LOOP, "epochs"}
+        known = {*_LOOP, "epochs", HEAD_START}
         for strategy in self.strategies:
             for spec in self.specs.values():
                 if strategy.applies(self.profile, spec).ok:
@@ -100,7 +110,7 @@ class Space:
 
 
 class Proposer:
-    """Gives recipes not yet proposed: the guaranteed ones first, then draws that favour what the survey favours."""
+    """Gives recipes not yet proposed: the guaranteed ones, then whatever a judgement finds best among many drawn."""
 
     def __init__(self, space: Space, survey: Sequence[SurveyRecord], order: Sequence[str], static: str | None) -> None:
         """Begin.
@@ -112,12 +122,17 @@ class Proposer:
             static: the backbone that one would pick without looking at the data.
         """
         self.space = space
+        self.survey = survey
         self.order = list(order)
         self.static = static
         stages = {r.backbone: r.stages for r in survey}
         self.specs = {i: with_stages(s, stages.get(i, ())) for i, s in space.specs.items()}
         self.seen: set[str] = set()
         self.drawn = 0
+
+    def again(self) -> Proposer:
+        """Return a proposer that has proposed nothing yet."""
+        return Proposer(self.space, self.survey, self.order, self.static)
 
     def baselines(self) -> list[Candidate]:
         """Return one candidate for each no-transfer model."""
@@ -133,40 +148,50 @@ class Proposer:
         """Return what is always tried, most important first.
 
         The default recipe (static winner, all unfrozen, layer decay .75) comes first, so that the search cannot
-        end below what one would have done without it; then probes of the best two backbones, and the best
+        end below what one would have done without it; then heads on the best two backbones, and the best
         backbone with its top third unfrozen.
         """
         if not self.order:
             return []
         best, second = self.order[0], self.order[1:2]
         static = self.static if self.static in self.specs else best
+        tuned = {"lr": 1e-3, "lr_ratio": 0.1, HEAD_START: True}
         found: list[Candidate] = []
-        found += self._named(static, "core/full", {"layer_decay": 0.75, "lr": 1e-3, "lr_ratio": 0.1}, "default recipe")
+        found += self._named(static, "core/full", {"layer_decay": 0.75, **tuned}, "default recipe")
         for id in [best, *second]:
-            found += self._named(id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "probe of a survey winner")
-        found += self._named(
-            best, "core/partial", {"freeze_fraction": 0.67, "lr": 1e-3, "lr_ratio": 0.1}, "survey winner, top third"
-        )
+            found += self._named(id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "head of a survey winner")
+        found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **tuned}, "survey winner, top third")
         return found
 
-    def draw(self) -> Candidate | None:
-        """Return a recipe not yet proposed, or None when the space seems exhausted."""
+    def draw(self) -> list[Candidate]:
+        """Return many recipes not yet tried, drawn in favour of what the survey favours; empty: none is left."""
         if not self.order:  # no backbone got through the survey
+            return []
+        found: dict[str, Candidate] = {}
+        for _ in range(ATTEMPTS * DRAWN):
+            if len(found) == DRAWN:
+                break
+            recipe = self._drawn()
+            key = _key(recipe) if recipe is not None else ""
+            if recipe is not None and key not in self.seen:
+                found.setdefault(key, Candidate(recipe=recipe, reason="expected to improve most for its cost"))
+        return list(found.values())
+
+    def take(self, candidate: Candidate) -> None:
+        """Note that a drawn candidate is tried, so that it is not proposed again."""
+        self.seen.add(_key(candidate.recipe))
+
+    def _drawn(self) -> Recipe | None:
+        rng = Random(stream(self.space.seed, "draw", self.drawn))
+        self.drawn += 1
+        id = rng.choices(self.order, weights=[0.7**place for place in range(len(self.order))])[0]
+        spec = self.specs[id]
+        suited = [s for s in self.space.suited(spec) if not s.baseline]
+        if not suited:
             return None
-        for _ in range(DRAWS):
-            rng = Random(stream(self.space.seed, "draw", self.drawn))
-            self.drawn += 1
-            id = rng.choices(self.order, weights=[0.5**place for place in range(len(self.order))])[0]
-            spec = self.specs[id]
-            suited = [s for s in self.space.suited(spec) if not s.baseline]
-            if not suited:
-                continue
-            strategy = rng.choice(suited)
-            values = {n: d.sample(rng) for n, d in sorted(self.space.domains(strategy, spec).items())}
-            new = self._new(self.space.recipe(spec, strategy, values), "drawn, favouring the survey's best")
-            if new:
-                return new[0]
-        return None
+        strategy = rng.choice(suited)
+        values = {n: d.sample(rng) for n, d in sorted(self.space.domains(strategy, spec).items())}
+        return self.space.recipe(spec, strategy, values)
 
     def _named(self, id: str, strategy_id: str, values: dict[str, Scalar], reason: str) -> list[Candidate]:
         """Return the candidate if this strategy is at hand and applies; else nothing."""
@@ -183,29 +208,24 @@ class Proposer:
         return {n: d.sample(rng) for n, d in sorted(self.space.domains(strategy, spec).items())}
 
     def _new(self, recipe: Recipe, reason: str) -> list[Candidate]:
-        # Two fractions that freeze the same number of stages are one candidate.
-        same = {n: v for n, v in recipe.values.items() if n != "freeze_fraction"}
-        key = replace(recipe, values=same).key
+        key = _key(recipe)
         if key in self.seen:
             return []
         self.seen.add(key)
         return [Candidate(recipe=recipe, reason=reason)]
 
 
-def share_trained(phases: Iterable[Phase], stages: int, macs: Sequence[float]) -> float:
-    """Return the mean cost of an epoch in forward passes: 1 + 2 x the trained share of the multiply-accumulates."""
-    total = macs[-1] if macs else 1.0
-    costs, epochs = 0.0, 0.0
-    for phase in phases:
-        before = 0.0
-        if phase.freeze is not None and stages:
-            before = total if phase.freeze >= stages else (macs[phase.freeze - 1] if phase.freeze else 0.0)
-        frozen_only = before >= total
-        costs += phase.epochs * (0.0 if frozen_only else 1.0 + 2.0 * (1.0 - before / max(total, 1.0)))
-        epochs += phase.epochs
-    return costs / epochs if epochs else 0.0
+def _key(recipe: Recipe) -> str:
+    # Two fractions that freeze the same number of stages are one candidate.
+    return replace(recipe, values={n: v for n, v in recipe.values.items() if n != "freeze_fraction"}).key
 
 
 def values_of(recipe: Recipe) -> dict[str, Any]:
     """Return the values as phases see them, ``freeze`` among them."""
     return {**recipe.values, "freeze": recipe.freeze} if recipe.freeze is not None else dict(recipe.values)
+
+
+def phases_of(registry: Registry, context: Context, profile: Profile, recipe: Recipe) -> list[Phase]:
+    """Return the phases of a recipe on its backbone."""
+    spec = replace(context.specs[recipe.backbone], stages=recipe.stages)
+    return registry.strategy(recipe.strategy).phases(profile, spec, values_of(recipe))

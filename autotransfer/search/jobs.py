@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -55,6 +55,8 @@ class RungJob:
     """Work file of the backbone's pooled features; empty: there is none."""
     rows: int | None = None
     """Only the first so many training rows (and a fourth as many validation rows) are used; None: all."""
+    rivals: tuple[Recipe, ...] = ()
+    """Other heads on the same frozen features, trained beside this one in the same products; the best is the trial."""
     deadline: float = field(default=float("inf"), compare=False)
     """``time.time()`` seconds after which training stops at the next batch; no part of the job's name."""
     kind: ClassVar[str] = "rung"
@@ -62,7 +64,7 @@ class RungJob:
     @property
     def key(self) -> str:
         """A hash that names this job."""
-        return digest([self.kind, self.id, self.recipe, self.rung, self.until, self.final, self.rows])
+        return digest([self.kind, self.id, self.recipe, self.rung, self.until, self.final, self.rows, self.rivals])
 
     @property
     def title(self) -> str:
@@ -72,6 +74,8 @@ class RungJob:
 
 
 Job = SurveyJob | RungJob
+Generation = Generator[list[Job], list[Record], None]
+"""Jobs that may run side by side, then their records in the same order."""
 
 
 @dataclass

@@ -6,32 +6,49 @@ executor runs the same search, and under a trial budget gives the same answer.
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from autotransfer.schema import Budget, Candidate, Profile, Refusal, SurveyRecord, TrialRecord
-from autotransfer.search.candidates import EPOCHS, Proposer, Space, share_trained, values_of
-from autotransfer.search.jobs import Context, Record, RungJob
-from autotransfer.search.rounds import Generation, Rounds
+from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
+from autotransfer.search.board import Board, Trial
+from autotransfer.search.candidates import Proposer, Space, phases_of
+from autotransfer.search.costs import EPOCHS, Costs
+from autotransfer.search.jobs import Context, Generation, RungJob
+from autotransfer.search.rounds import Rounds
+from autotransfer.search.surrogate import Observation, Surrogate, improvement
 
 if TYPE_CHECKING:
     from autotransfer.registry import Registry
 
 GENERATION = 4
-"""Recipes compared with each other; the same whatever the number of workers."""
+"""Recipes chosen at one time; the same whatever the number of workers."""
 RUNGS = (2, 5, EPOCHS)
-"""Epochs at which recipes that move the backbone are compared; the better half goes on."""
+"""Epochs at which recipes that move the backbone are compared."""
 HEADS_ONLY = 30.0
 """Under this many seconds only heads are trained."""
-PATIENCE = 3
-"""Generations without a better score after which a search without a trial budget ends."""
-UNLIMITED_TRIALS = 12
+PRICE = 0.02
+"""Skill that one unit of cost must be expected to bring, where the caller set no budget."""
+PRICE_OF_TIME = 0.002
+"""The same under a clock: the time is given, but nobody likes to wait for nothing."""
+HEAD_SHARE = 0.01
+"""A head costs next to nothing; it is taken to cost this share of the unit, so that heads do not crowd out the rest."""
+UNLIMITED_UNITS = 2.0
+"""Where the caller set no budget: units that the search may cost."""
 UNLIMITED_SECONDS = 3600.0
 
 Notify = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something that could be run next: a new candidate, or the next rung of a paused trial."""
+
+    worth: float
+    """Expected improvement in skill for one unit of cost."""
+    candidate: Candidate | None = None
+    trial: Trial | None = None
 
 
 @dataclass
@@ -45,16 +62,18 @@ class Search:
     deadline: float = float("inf")
     """``time.time()`` at which the last job must end; the finish comes after it."""
     workers: int = 1
-    records: dict[str, TrialRecord] = field(default_factory=dict)
-    """Last record of each trial, by id."""
-    reasons: dict[str, str] = field(default_factory=dict)
-    """Why each trial was tried."""
+    past: Sequence[Observation] = ()
+    """What earlier runs found; it orders candidates and touches no score."""
     status: str = "complete"
-    counted: int = 0
-    """Trials so far, baselines left out."""
+    spent: float = 0.0
+    """Predicted cost of all jobs so far."""
 
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.context, self.profile, self.registry, self.deadline, self.workers)
+        self.costs = Costs(self.profile, lambda: self.rounds.records, clock=self.deadline < float("inf"))
+        self.board = Board(self.context, self.registry)
+        self.unit = 0.0
+        self.surrogate = Surrogate({}, None, self.profile.validation)
 
     @property
     def survey(self) -> list[SurveyRecord]:
@@ -66,203 +85,238 @@ class Search:
         """The data's profile."""
         return self.space.profile
 
+    @property
+    def records(self) -> dict[str, TrialRecord]:
+        """Last record of each trial, by id."""
+        return self.board.records
+
     def leader(self) -> TrialRecord | None:
         """Return the best trial so far: highest objective, then the earlier one."""
-        scored = [r for r in self.records.values() if r.objective is not None and r.status != "failed"]
-        return max(scored, key=lambda r: (r.objective, _earlier(r.id)), default=None)
+        return self.board.leader()
 
     def jobs(self) -> Generation:
         """Yield generations of jobs; expects their records in the same order."""
         yield from self.rounds.jobs()
-        proposer = Proposer(self.space, self.survey, self.rounds.order(), self.rounds.static())
+        self.space.dtypes = {r.backbone: r.dtype for r in self.survey}
+        order, static = self.rounds.order(), self.rounds.static()
+        self.unit = self.costs.unit(*order[:1], *filter(None, [static]))
+        proposer = Proposer(self.space, self.survey, order, static)
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if c.recipe.backbone in fine]
-        yield from self._bracket([c for c in baselines if self._fits(c, 0.0)], count=False)
-        yield from self._search(proposer)
-        if not any(r.objective is not None for i, r in self.records.items() if i.startswith("t")):
+        yield from self._visit([self._begin(c, "b") for c in baselines if self._fits(c, 0.0)])
+        self.surrogate = Surrogate(self.rounds.scores(), self._floor(), self.profile.validation, self.past)
+        yield from self._tune(proposer)
+        yield from self._last_rung()
+        if not any(t.record.objective is not None for t in self.board.trials if t.counted):
             yield from self._rescue(proposer)
+        self.board.close()
 
-    def _search(self, proposer: Proposer) -> Generation:
-        queue, stale, best = proposer.guaranteed(), 0, self._best()
-        while not self._over(stale):
-            batch = self._fill(queue, proposer)
-            if not batch:
-                return
-            yield from self._bracket(batch)
-            now = self._best()
-            stale, best = (0, now) if now > best else (stale + 1, best)
+    def _floor(self) -> float | None:
+        """Return the objective of the constant predictor: the worst of the baselines that were scored."""
+        found = [t.record.objective for t in self.board.trials if t.record.objective is not None]
+        return min(found, default=None)
+
+    def _tune(self, proposer: Proposer) -> Generation:
+        queue = proposer.guaranteed()
+        while batch := self._choose(queue, proposer):
+            heads = [t for t in batch if not t.moves]
+            yield from self.rounds.complete({t.backbone for t in heads})
+            yield from self._visit(heads)  # heads first: a usable model soon
+            yield from self._visit([t for t in batch if t.moves])
         if self.budget.trials is None and time.time() > self.deadline:
             self.status = "budget"
 
-    def _over(self, stale: int) -> bool:
-        if self.budget.trials is not None:
-            return self.counted >= self.budget.trials
-        if self.budget.seconds is None and self.counted >= UNLIMITED_TRIALS:
-            return True
-        return stale >= PATIENCE or time.time() > self.deadline
-
-    def _best(self) -> float:
-        leader = self.leader()
-        return leader.objective if leader is not None and leader.objective is not None else float("-inf")
-
-    def _fill(self, queue: list[Candidate], proposer: Proposer) -> list[Candidate]:
-        """Return the next generation: what is guaranteed, then drawn; what the budget cannot hold is refused."""
-        room = GENERATION if self.budget.trials is None else min(GENERATION, self.budget.trials - self.counted)
-        batch: list[Candidate] = []
+    def _choose(self, queue: list[Candidate], proposer: Proposer) -> list[Trial]:
+        """Return the next generation: what is guaranteed, then whatever is worth most for its cost."""
+        batch: list[Trial] = []
         planned = 0.0
-        for _ in range(8 * GENERATION):
-            if len(batch) == room:
-                break
-            candidate = queue.pop(0) if queue else proposer.draw()
-            if candidate is None:
-                break
+        while queue and len(batch) < GENERATION and self._room():
+            candidate = queue.pop(0)
             if self._fits(candidate, planned):
-                batch.append(candidate)
-                planned += self._first_rung_seconds(candidate)
+                batch.append(self._begin(candidate))
+                planned += self._first(candidate)
+        if time.time() > self.deadline:
+            return batch
+        drawn = proposer.draw() if len(batch) < GENERATION and self._room() else []
+        while len(batch) < GENERATION:
+            option = self._best_option(drawn, batch)
+            if option is None:
+                break
+            if option.trial is not None:
+                batch.append(option.trial)
+                continue
+            assert option.candidate is not None
+            drawn.remove(option.candidate)
+            if self._fits(option.candidate, planned):
+                proposer.take(option.candidate)
+                batch.append(self._begin(option.candidate))
+                planned += self._first(option.candidate)
         return batch
+
+    def _best_option(self, drawn: Sequence[Candidate], batch: Sequence[Trial]) -> Option | None:
+        """Return what is worth most for its cost; None where nothing is worth its price."""
+        fantasies = [t.candidate.recipe for t in batch if t.done == 0]
+        new = self._new(drawn, fantasies) if self._room() else []
+        if self.budget == Budget() and self.spent > UNLIMITED_UNITS * self.unit:
+            return None
+        price = PRICE if self.budget.seconds is None else PRICE_OF_TIME
+        worthy = [o for o in (*self._promotions(batch), *new) if o.worth >= price]
+        if self.budget.trials is not None:
+            worthy = worthy or new  # of a number of trials all are run, whatever they promise
+        return max(worthy, key=lambda o: o.worth, default=None)
+
+    def _new(self, drawn: Sequence[Candidate], fantasies: Sequence[Recipe]) -> list[Option]:
+        if not drawn:
+            return []
+        means, spreads = self.surrogate.predict([c.recipe for c in drawn], fantasies)
+        best = self._best_skill()
+        return [
+            Option(improvement(m, s, best) / self._share(self._first(c)), candidate=c)
+            for c, m, s in zip(drawn, means, spreads, strict=True)
+        ]
+
+    def _promotions(self, batch: Sequence[Trial]) -> list[Option]:
+        best, found = self._best_skill(), []
+        for trial in self.board.paused():
+            cost = self._rest(trial)
+            if trial in batch or not self._in_time(trial.backbone, cost):
+                continue
+            mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
+            found.append(Option(improvement(mean, spread, best) / self._share(cost), trial=trial))
+        return found
+
+    def _last_rung(self) -> Generation:
+        """Let the leader run to its end: its last rung is the training of the model that is shipped."""
+        while (trial := self.board.leading()) is not None and trial.paused:
+            if not self._in_time(trial.backbone, self._rest(trial)):
+                return
+            yield from self._visit([trial])
+
+    def _visit(self, trials: Sequence[Trial]) -> Generation:
+        """Run the next rung of each of these trials."""
+        if not trials:
+            return
+        for trial in trials:
+            self.spent += self._rest(trial)
+            self.costs.passed(trial.backbone, trial.phases)
+        records = yield [self._rung(t) for t in trials]
+        for trial, record in zip(trials, records, strict=True):
+            assert isinstance(record, TrialRecord)
+            before = trial.objective
+            self.board.take(trial, record)
+            if trial.counted and record.objective is not None:
+                self.surrogate.observe(record.recipe, record.objective, len(trial.rungs) - trial.done, before)
+        self.board.tidy()
+
+    def _rescue(self, proposer: Proposer) -> Generation:
+        """Train one head on as many rows as the time allows: a late small model is better than none."""
+        heads = [c for c in proposer.again().guaranteed() if not self._moves(c)]
+        for candidate in heads[:1]:
+            left = max(1.0, 0.8 * (self._end(candidate.recipe.backbone) - time.time()))
+            rows = int(0.75 * left / max(self._row_seconds(candidate.recipe.backbone), 1e-6))
+            rows = min(self.profile.train, max(32, rows))
+            trial = self._begin(candidate)
+            text = f"trained on {rows} of {self.profile.train} rows: the budget does not reach for more"
+            job = replace(self._rung(trial), rows=rows, deadline=time.time() + 2.0 * left)
+            records = yield [job]
+            assert isinstance(records[0], TrialRecord)
+            self.board.take(trial, replace(records[0], notes=(*records[0].notes, text)))
+            self.status = "budget"
+
+    def _begin(self, candidate: Candidate, letter: str = "t") -> Trial:
+        phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
+        moves = self._moves(candidate)
+        total = sum(p.epochs for p in phases)
+        rungs = (*(r for r in RUNGS[:-1] if r < total), None) if moves else (None,)
+        return self.board.begin(candidate, tuple(phases), rungs, moves=moves, letter=letter)
+
+    def _rung(self, trial: Trial) -> RungJob:
+        record = next((r for r in self.survey if r.backbone == trial.backbone), None)
+        return RungJob(
+            id=trial.id,
+            recipe=trial.candidate.recipe,
+            rung=trial.done,
+            until=trial.rungs[trial.done],
+            final=trial.done == len(trial.rungs) - 1,
+            survey=record.features if record is not None else "",
+            deadline=self._end(trial.backbone),
+            rivals=trial.candidate.rivals,
+        )
+
+    def gains(self) -> dict[str, float]:
+        """Return what each scored trial gained over its backbone's own head, in skill, by id."""
+        own = self.rounds.scores()
+        return {
+            t.id: self.surrogate.skill(t.objective) - self.surrogate.skill(own[t.backbone])
+            for t in self.board.trials
+            if t.counted and t.objective is not None and t.backbone in own
+        }
+
+    # Budget.
+
+    def _room(self) -> bool:
+        """Return whether another trial may begin."""
+        return self.budget.trials is None or self.board.counted < self.budget.trials
 
     def _fits(self, candidate: Candidate, planned: float) -> bool:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
-        cost = self._first_rung_seconds(candidate)
-        wall = max(cost, (planned + cost) / self.workers)
-        if time.time() + wall <= self._end(candidate.recipe.backbone):
+        cost = self._first(candidate)
+        heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self._moves(candidate)
+        if not heads and self._in_time(candidate.recipe.backbone, cost, planned):
             return True
-        heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
         name = f"{candidate.recipe.strategy} on {candidate.recipe.backbone}"
         if cost and not planned and all(r.name != name for r in self.space.refusals):
             self.space.refusals.append(Refusal(name=name, reason=why))
         return False
 
+    def _in_time(self, id: str, cost: float, planned: float = 0.0) -> bool:
+        if self.deadline == float("inf"):
+            return True
+        return time.time() + max(cost, (planned + cost) / self.workers) <= self._end(id)
+
     def _end(self, id: str) -> float:
         """Return when training of a backbone must end, so that the held-out rows can be scored in time."""
         return self.deadline - 1.2 * self._row_seconds(id) * self.profile.test
 
-    def _rescue(self, proposer: Proposer) -> Generation:
-        """Train one head on as many rows as the time allows: a late small model is better than none."""
-        heads = Proposer(self.space, self.survey, proposer.order, proposer.static).guaranteed()
-        for candidate in [c for c in heads if self._rungs(c) == (None,)][:1]:
-            left = max(1.0, 0.8 * (self._end(candidate.recipe.backbone) - time.time()))
-            rows = int(0.75 * left / max(self._row_seconds(candidate.recipe.backbone), 1e-6))
-            rows = min(self.profile.train, max(32, rows))
-            id = self._id(candidate, count=True)
-            text = f"trained on {rows} of {self.profile.train} rows: the budget does not reach for more"
-            late = time.time() + 2.0 * left
-            records = yield [RungJob(id=id, recipe=candidate.recipe, final=True, rows=rows, deadline=late)]
-            self._take([replace(r, notes=(*r.notes, text)) for r in records])
-            self.status = "budget"
-
-    def _bracket(self, batch: Sequence[Candidate], count: bool = True) -> Generation:
-        """Run recipes to their rungs; after each the better half of those that move the backbone goes on."""
-        if not batch:
-            return
-        alive = [(self._id(c, count), c) for c in batch]
-        alive.sort(key=lambda pair: self._rungs(pair[1]) != (None,))  # heads first: a usable model soon
-        yield from self.rounds.complete({c.recipe.backbone for _, c in alive if self._rungs(c) == (None,)})
-        for rung in range(len(RUNGS)):
-            going = [(i, c) for i, c in alive if rung < len(self._rungs(c))]
-            if not going or (rung and time.time() > self.deadline):
-                return
-            records = yield [self._rung(i, c, rung) for i, c in going]
-            self._take(records)
-            going = [(i, c) for i, c in going if self.records[i].status == "promoted"]
-            going.sort(key=lambda pair: (-(self.records[pair[0]].objective or float("-inf")), pair[0]))
-            alive = going[: -(-len(going) // 2)]
-            self._drop({i for i, _ in going} - {i for i, _ in alive})
-
-    def _id(self, candidate: Candidate, count: bool) -> str:
-        name = f"t{len(self.records) + 1:03d}" if count else f"b{len(self.records) + 1:03d}"
-        recipe = candidate.recipe
-        # The place is taken at once, so that the next candidate of the generation gets another one.
-        self.records[name] = TrialRecord(id=name, recipe=recipe, status="failed", reason="it was not run")
-        self.reasons[name] = candidate.reason
-        self.counted += count
-        return name
-
-    def _phases(self, candidate: Candidate) -> list[Any]:
-        recipe = candidate.recipe
-        spec = replace(self.context.specs[recipe.backbone], stages=recipe.stages)
-        return self.registry.strategy(recipe.strategy).phases(self.profile, spec, values_of(recipe))
-
-    def _rungs(self, candidate: Candidate) -> tuple[int | None, ...]:
-        """Return the epochs at which a recipe is looked at; one that moves no stage runs in one go."""
-        macs = self._macs(candidate.recipe.backbone)
-        phases = self._phases(candidate)
-        if share_trained(phases, len(candidate.recipe.stages), macs) == 0.0:
-            return (None,)
-        total = sum(p.epochs for p in phases)
-        early = tuple(r for r in RUNGS[:-1] if r < total)
-        return (*early, None)
-
-    def _rung(self, id: str, candidate: Candidate, rung: int) -> RungJob:
-        rungs = self._rungs(candidate)
-        record = next((r for r in self.survey if r.backbone == candidate.recipe.backbone), None)
-        return RungJob(
-            id=id,
-            recipe=candidate.recipe,
-            rung=rung,
-            until=rungs[rung],
-            final=rung == len(rungs) - 1,
-            survey=record.features if record is not None else "",
-            deadline=self._end(candidate.recipe.backbone),
-        )
-
-    def _take(self, records: Sequence[Record]) -> None:
-        for record in records:
-            if isinstance(record, TrialRecord):
-                before = self.records[record.id]
-                spent = replace(
-                    record,
-                    seconds=record.seconds + before.seconds,
-                    cpu_seconds=record.cpu_seconds + before.cpu_seconds,
-                )
-                failed_late = record.status == "failed" and before.objective is not None
-                if failed_late:  # its last checkpoint still stands, and so does its score
-                    spent = replace(before, notes=(*before.notes, f"rung {record.rung} failed: {record.reason}"))
-                self.records[record.id] = spent
-                self.registry.trial_finished(spent)
-        self._drop({r.id for r in self.records.values() if r.status in ("done", "stopped")})
-
-    def _drop(self, ids: set[str]) -> None:
-        """Remove the checkpoints of trials that will not go on; the leader's and those of baselines stay."""
-        leader = self.leader()
-        for id in {i for i in ids if i.startswith("t")} - {leader.id if leader else ""}:
-            shutil.rmtree(self.context.path(f"checkpoint-{id}"), ignore_errors=True)
-
     # Cost.
-
-    def _macs(self, id: str) -> tuple[float, ...]:
-        record = next((r for r in self.survey if r.backbone == id), None)
-        return tuple(c.macs or 0.0 for c in record.cuts) if record is not None else ()
 
     def unit_seconds(self, id: str) -> float | None:
         """Return the predicted seconds, on one worker, of a full 10-epoch fine-tune.
 
         Of this backbone, or of the static winner where that is dearer.
         """
-        dearer = max(self._row_seconds(i) for i in (id, self.rounds.static() or id))
-        return 3.0 * EPOCHS * dearer * self.profile.train or None
+        seconds = Costs(self.profile, lambda: self.rounds.records, clock=True)
+        return seconds.unit(id, self.rounds.static() or id) or None
+
+    def _share(self, cost: float) -> float:
+        return max(HEAD_SHARE, cost / self.unit if self.unit > 0 else 0.0)
 
     def _row_seconds(self, id: str) -> float:
         """Return the measured seconds of one row's forward pass."""
         return next((r.seconds_per_row for r in self.survey if r.backbone == id), 0.0)
 
-    def _first_rung_seconds(self, candidate: Candidate) -> float:
-        """Return predicted seconds until a recipe has its first score; 0 under a trial budget, which has no clock."""
-        if self.deadline == float("inf"):
-            return 0.0
+    def _moves(self, candidate: Candidate) -> bool:
         recipe = candidate.recipe
-        per_epoch = self._row_seconds(recipe.backbone) * self.profile.train
-        passes = share_trained(self._phases(candidate), len(recipe.stages), self._macs(recipe.backbone))
-        if passes and self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY:
-            return float("inf")
-        share = self.profile.validation / max(1, self.profile.train)
-        if passes:
-            return per_epoch * (passes + share) * RUNGS[0]
-        record = self.rounds.record(recipe.backbone)
-        return 0.0 if record.status == "done" else per_epoch * (1 + share)
+        return self.costs.moves(recipe.backbone, phases_of(self.registry, self.context, self.profile, recipe))
 
+    def _first(self, candidate: Candidate) -> float:
+        """Return the predicted cost until a recipe has its first score."""
+        recipe = candidate.recipe
+        phases = phases_of(self.registry, self.context, self.profile, recipe)
+        if not self.costs.moves(recipe.backbone, phases):
+            return self.costs.remaining(recipe.backbone)
+        return self.costs.training(recipe.backbone, phases, 0.0, RUNGS[0])
 
-def _earlier(id: str) -> int:
-    return -int(id[1:])
+    def _rest(self, trial: Trial) -> float:
+        """Return the predicted cost of a trial's next rung."""
+        if not trial.moves:
+            return self.costs.remaining(trial.backbone)
+        start = trial.rungs[trial.done - 1] if trial.done else 0
+        return self.costs.training(trial.backbone, trial.phases, float(start or 0), trial.rungs[trial.done])
+
+    def _best_skill(self) -> float:
+        """Return the best skill so far; that of the survey's best head before there is any trial."""
+        found: Iterable[float] = (t.objective for t in self.board.trials if t.objective is not None)
+        return self.surrogate.skill(max(found, default=self.surrogate.top))

@@ -26,10 +26,9 @@ from autotransfer.codec import from_json, to_json
 from autotransfer.errors import SearchError
 from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.search import trial
-from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob
+from autotransfer.search.jobs import Context, Generation, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.policy import Notify
-from autotransfer.search.rounds import Generation
 from autotransfer.search.trial import Worker, failed
 
 log = logging.getLogger(__name__)

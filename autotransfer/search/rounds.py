@@ -1,26 +1,33 @@
-"""The rounds of the survey: all backbones read the first rows, the better ones read on."""
+"""The rounds of the survey: all backbones read the first rows; what may still be the best reads on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from autotransfer.schema import Profile, SurveyRecord
-from autotransfer.search.jobs import Context, Job, Record, SurveyJob
+import torch
+
+from autotransfer.schema import CutReport, Profile, SurveyRecord
+from autotransfer.search.jobs import Context, Generation, Job, SurveyJob
+from autotransfer.search.survey import row_losses
+from autotransfer.search.transferability.bootstrap import chance_of_best
 from autotransfer.spec import BackboneSpec
 
 if TYPE_CHECKING:
     from autotransfer.registry import Registry
 
 FIRST_CHUNK = 512
-FULL_SURVEY = 4096
-"""Without a clock every backbone reads all rows up to this many; above, the field is halved as it reads on."""
+"""Rows of the first round, or 20 a class where that is more."""
+FULL_SURVEY = 1024
+"""Up to this many rows all are read in the first round: what pruning could save is less than a round costs."""
 SHARE = 0.4
 """Of the seconds there are, that the survey may spend."""
-
-Generation = Generator[list[Job], list[Record], None]
+HOPELESS = 0.02
+"""A backbone whose chance of being the best is smaller reads no further."""
+WEIGHTS = {"score": 2.0, "loss": 2.0, "logme": 1.0, "hscore": 1.0, "knn": 1.0}
+"""How much each estimate counts in the order of the backbones. Only ranks are merged: their scales differ."""
 
 
 @dataclass
@@ -33,6 +40,8 @@ class Rounds:
     deadline: float
     """``time.time()`` at which the search ends; infinite where there is no clock."""
     workers: int = 1
+    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    prune: bool = True
     records: list[SurveyRecord] = field(default_factory=list)
 
     def jobs(self) -> Generation:
@@ -43,7 +52,7 @@ class Rounds:
         began = time.time()
         budget = SHARE * (self.deadline - began) if timed else float("inf")
         limit = 0.5 * budget * self.workers / max(1, len(self.context.specs))
-        count = rows if rows <= FULL_SURVEY and not timed else min(rows, FIRST_CHUNK)
+        count = rows if rows <= FULL_SURVEY and not timed else min(rows, self._first_chunk())
         first: list[Job] = [SurveyJob(backbone=s.id, rows=rows, seconds=limit) for s in fixed]
         first += [SurveyJob(backbone=s.id, rows=count, last=count == rows, seconds=limit) for s in specs]
         yield from self._run(first)
@@ -61,6 +70,9 @@ class Rounds:
         if going:
             yield from self._run([SurveyJob(backbone=i, rows=rows, seconds=left) for i in going])
 
+    def _first_chunk(self) -> int:
+        return max(FIRST_CHUNK, 20 * len(self.profile.classes))
+
     def _run(self, jobs: list[Job]) -> Generation:
         records = yield jobs
         for record in records:
@@ -68,16 +80,26 @@ class Rounds:
                 self.records = [r for r in self.records if r.backbone != record.backbone] + [record]
 
     def _unfinished(self) -> list[str]:
-        """Return the better half of the backbones still in the field, two at least, that have rows to read."""
+        """Return the backbones that may still be the best and have rows to read, best first."""
         fine = [r for r in self.records if r.status in ("done", "partial") and not _dropped(r)]
         order = self.order(fine)
-        keep = order[: max(2, -(-len(order) // 2))]
-        static = self.static(fine)
-        keep += [static] if static is not None and static not in keep else []
-        for id in order:
-            if id not in keep and self.record(id).status == "partial":
-                self._drop(id, "it read no further: others were ahead")
-        return [i for i in keep if self.record(i).status == "partial"]
+        for id, chance in self.chances([r for r in fine if self._spec(r).transfer]).items():
+            kept = id in order[:2] or id == self.static(fine) or not self.prune
+            if chance < HOPELESS and not kept and self.record(id).status == "partial":
+                self._drop(id, f"it read no further: the chance that it is the best is {chance:.1%}")
+        return [i for i in order if self.record(i).status == "partial" and not _dropped(self.record(i))]
+
+    def chances(self, found: Sequence[SurveyRecord]) -> dict[str, float]:
+        """Return the chance of each backbone to have the least leave-one-out loss, by a bootstrap over their rows.
+
+        Backbones are compared on the rows that all of them have read.
+        """
+        losses = {r.backbone: t for r in found if (t := row_losses(self.context, r)) is not None}
+        if not losses:
+            return {}
+        rows = min(len(t) for t in losses.values())
+        table = torch.stack([t[:rows] for t in losses.values()])
+        return dict(zip(losses, chance_of_best(table, seed=self.context.seed).tolist(), strict=True))
 
     def _affordable(self, ids: list[str], count: int, until: float) -> list[str]:
         """Return those that can read up to ``count`` rows in time; the best one may take more than its share."""
@@ -110,14 +132,23 @@ class Rounds:
         """Return the records of backbones that could be read at all."""
         return [r for r in self.records if r.status in ("done", "partial")]
 
+    def scores(self) -> dict[str, float]:
+        """Return the best leave-one-out objective of each transferring backbone that has one."""
+        return {r.backbone: r.score for r in self.fine() if r.score is not None and self._spec(r).transfer}
+
     def order(self, found: Sequence[SurveyRecord] | None = None) -> list[str]:
-        """Return ids of transferring backbones, best first: survey score, merged by rank with plugins' estimates."""
+        """Return ids of transferring backbones, best first: all estimates, plugins' too, merged by rank."""
         fine = [r for r in (self.fine() if found is None else found) if self._spec(r).transfer]
-        fine.sort(key=lambda r: (r.score if r.score is not None else float("-inf"), r.backbone))
-        own = {r.backbone: place / max(1, len(fine) - 1) for place, r in enumerate(fine)}
+        merged, weight = dict.fromkeys((r.backbone for r in fine), 0.0), 0.0
+        for name, share in self.weights.items():
+            known = {r.backbone: _best(r, name) for r in fine}
+            if share and any(v is not None for v in known.values()):
+                merged = {i: merged[i] + share * place for i, place in _places(known).items()}
+                weight += share
+        own = {i: place / weight if weight else 0.5 for i, place in merged.items()}
         extra = self.registry.scores(fine, [self.context.specs[i] for i in own])
-        merged = {i: (own[i] + extra[i]) / 2 if i in extra else own[i] for i in own}
-        return sorted(merged, key=lambda i: (-merged[i], i))
+        whole = {i: (own[i] + extra[i]) / 2 if i in extra else own[i] for i in own}
+        return sorted(whole, key=lambda i: (-whole[i], i))
 
     def static(self, found: Sequence[SurveyRecord] | None = None) -> str | None:
         """Return the backbone with most parameters: picked blindly, that is hard to beat (arXiv 2510.06448)."""
@@ -126,6 +157,24 @@ class Rounds:
 
     def _spec(self, record: SurveyRecord) -> BackboneSpec:
         return self.context.specs[record.backbone]
+
+
+def _best(record: SurveyRecord, name: str) -> float | None:
+    """Return an estimate over the cuts of a backbone, higher is better: of its last cut, its score of the best."""
+    if name == "score":
+        return record.score
+    last = record.cuts[-1] if record.cuts else CutReport(after="", ok=True)
+    value: float | None = getattr(last, name)
+    return -value if value is not None and name == "loss" else value
+
+
+def _places(known: dict[str, float | None]) -> dict[str, float]:
+    """Return each id's place as a share, 1 for the best; equal values share a place, unknown ones come last."""
+    values = {i: float("-inf") if v is None else v for i, v in known.items()}
+    most = max(1, len(values) - 1)
+    below = {i: sum(o < v for o in values.values()) for i, v in values.items()}
+    equal = {i: sum(o == v for o in values.values()) - 1 for i, v in values.items()}
+    return {i: (below[i] + equal[i] / 2) / most for i in values}
 
 
 def _dropped(record: SurveyRecord) -> bool:

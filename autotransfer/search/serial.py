@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from autotransfer.registry import Registry
-from autotransfer.search.jobs import Context, Job, Record
+from autotransfer.search.jobs import Context, Generation, Job, Record
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.policy import Notify
-from autotransfer.search.rounds import Generation
 from autotransfer.search.trial import Worker
 
 

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
+from autotransfer.protocols import HeadState
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
-from autotransfer.search.ridge import ridge
+from autotransfer.search.transferability.judge import judge
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.evaluate import features
 from autotransfer.train.stages import Stages, find_stages
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from autotransfer.protocols import Rows, Task
     from autotransfer.spec import BackboneSpec
 
-RIDGE_ROWS = 8192
-"""Closed-form heads look at this many rows at most: their error no longer changes the ranking."""
-_SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+LAST_ROWS = 4096
+"""Closed-form heads on the output look at this many rows at most: more no longer change the ranking."""
+DEPTH_ROWS = 1024
+"""The same at the other cuts, whose scores are only compared with each other."""
+LOSSES, HEAD_WEIGHT, HEAD_BIAS = "losses", "head/weight", "head/bias"
+"""Tensors of a features file: leave-one-out loss by row, and the closed-form head, both on the output."""
 
 
 @dataclass
@@ -146,32 +150,51 @@ def _scored(
     task: Task,
     tick: Callable[[], None],
 ) -> tuple[CutReport, ...]:
+    """Return the cuts judged; the last one's head and the losses of its rows are added to ``parts``."""
     done = []
     for depth, cut in enumerate(cuts):
         tick()
-        pooled = parts[f"train/{depth}"][:RIDGE_ROWS]
-        usable = pooled.shape[1] > 0 and len(pooled) > 2 and bool((pooled != pooled[0]).any())
-        score = closed_form_score(pooled.float(), targets[: len(pooled)], task) if usable else None
-        done.append(replace(cut, score=score, width=pooled.shape[1]))
+        last = depth == len(cuts) - 1
+        pooled = parts[f"train/{depth}"][: LAST_ROWS if last else DEPTH_ROWS].float()
+        report = replace(cut, width=pooled.shape[1])
+        if pooled.shape[1] > 0 and len(pooled) > 2 and bool((pooled != pooled[0]).any()):
+            found = judge(pooled, targets[: len(pooled)], task)
+            report = replace(
+                report,
+                score=found.score,
+                loss=float(found.loss_per_row.mean()),
+                logme=found.logme,
+                hscore=found.hscore,
+                knn=found.knn,
+            )
+            if last:
+                head = found.ridge.head()
+                parts |= {LOSSES: found.loss_per_row.float(), HEAD_WEIGHT: head.weight, HEAD_BIAS: head.bias}
+        done.append(report)
     return tuple(done)
-
-
-def closed_form_score(pooled: Tensor, targets: Tensor, task: Task) -> float:
-    """Return the task's objective of leave-one-out predictions of a ridge head on standardised features."""
-    spread = pooled.std(0, correction=0)
-    scaled = (pooled - pooled.mean(0)) / torch.where(spread > 1e-8, spread, torch.ones_like(spread))
-    left = ridge(scaled, task.survey_target(targets)).left_out.float()
-    if not task.classes:
-        return task.objective(task.scores(left, targets))
-    # Ridge predicts shares around 0 to 1; how sharp they are as logits is fitted on the same left-out rows.
-    sharp = min(_SHARPNESS, key=lambda s: float(task.loss((left - 0.5) * s, targets)))
-    return task.objective(task.scores((left - 0.5) * sharp, targets))
 
 
 def load_features(path: Path) -> dict[str, Tensor]:
     """Return every tensor of a features file."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def row_losses(context: Context, record: SurveyRecord) -> Tensor | None:
+    """Return the leave-one-out loss of each row ``float32`` [N] on a backbone's output; None where it has none."""
+    return _tensors(context.path(record.features), LOSSES).get(LOSSES) if record.features else None
+
+
+def closed_form_head(path: Path) -> HeadState | None:
+    """Return the survey's head on a backbone's raw pooled output; None where it has none."""
+    found = _tensors(path, HEAD_WEIGHT, HEAD_BIAS)
+    return HeadState(weight=found[HEAD_WEIGHT], bias=found[HEAD_BIAS]) if len(found) == 2 else None
+
+
+def _tensors(path: Path, *names: str) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        there = set(file.keys())
+        return {name: file.get_tensor(name) for name in names if name in there}
 
 
 def final_features(path: Path) -> tuple[Tensor, Tensor] | None:

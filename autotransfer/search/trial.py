@@ -19,10 +19,11 @@ from autotransfer.errors import AutotransferError, PluginContractError, TrialFai
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
-from autotransfer.search.candidates import values_of
+from autotransfer.search.candidates import HEAD_START, values_of
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.survey import (
     Frozen,
+    closed_form_head,
     final_features,
     go_on,
     load_features,
@@ -179,6 +180,8 @@ class Worker:
         network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train, self.device)
         phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values_of(recipe))
         pooled = final_features(features) if features is not None and rows is None else None
+        adapted = overrides(strategy, "adapt")  # the survey's head was fitted to other features
+        started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
         return Trainer(
             TrainingJob(
                 network=network,
@@ -190,6 +193,7 @@ class Worker:
                 train=train,
                 validation=validation,
                 pooled=pooled if pooled is not None and len(pooled[0]) == len(train) else None,
+                start=closed_form_head(features) if started and features is not None else None,
                 tick=self.tick,
                 deadline=deadline,
             )

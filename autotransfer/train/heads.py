@@ -50,6 +50,23 @@ class LinearHead(nn.Module):
         self.scale.copy_(torch.where(spread > floor, 1.0 / spread.clamp_min(1e-12), torch.ones_like(spread)))
 
     @torch.no_grad()
+    def begin(self, state: HeadState) -> None:
+        """Take on a head given on raw pooled features as the start of a training: the statistics stay as they are.
+
+        The outputs are those of the given head; the weights are its weights in units of the standardised features,
+        so that one learning rate still suits every backbone.
+
+        Raises:
+            PluginContractError: as for :meth:`take`.
+        """
+        mean, scale = self.mean.clone(), self.scale.clone()
+        self.take(state)
+        self.linear.weight.div_(scale)
+        self.linear.bias.add_(state.weight.to(mean.device) @ mean)
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+
+    @torch.no_grad()
     def take(self, state: HeadState) -> None:
         """Take on a head given in closed form on raw pooled features.
 

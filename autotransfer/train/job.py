@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from autotransfer.protocols import Strategy
+from autotransfer.protocols import HeadState, Strategy
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.network import TransferNetwork
 from autotransfer.train.stages import Stages
@@ -33,6 +33,8 @@ class Job:
     """None: nothing is evaluated and the last weights count (refit)."""
     pooled: tuple[Tensor, Tensor] | None = None
     """Pooled output of the pretrained backbone on train and validation rows, where it is stored."""
+    start: HeadState | None = None
+    """The survey's closed-form head on the pretrained backbone's raw pooled output: a head start; None: cold."""
     unlabeled: Rows | None = None
     tick: Callable[[], None] = nothing
     deadline: float = float("inf")

@@ -236,6 +236,8 @@ class Trainer:
             head.standardise(self._pooled[0][:STANDARDISE_ROWS])
         else:
             head.standardise(self._frozen_pass(job.train, STANDARDISE_ROWS))
+        if job.start is not None:
+            head.begin(job.start)
         if overrides(job.strategy, "head"):
             state = job.strategy.head(self.pooled()[0], job.train.targets)
             if state is not None:

@@ -8,8 +8,8 @@ import pytest
 
 from autotransfer.errors import ConfigError
 from autotransfer.registry import Registry
-from autotransfer.schema import Phase, Profile, SurveyRecord
-from autotransfer.search.candidates import Proposer, Space, share_trained
+from autotransfer.schema import Profile, SurveyRecord
+from autotransfer.search.candidates import DRAWN, Proposer, Space
 from autotransfer.space import Choice, LogUniform
 from autotransfer.spec import BackboneSpec
 
@@ -53,13 +53,16 @@ def test_the_default_recipe_of_the_static_winner_comes_first(registry: Registry)
     assert found[3].stages == STAGES
 
 
-def test_draws_depend_on_the_seed_alone_and_never_repeat(registry: Registry) -> None:
+def test_draws_depend_on_the_seed_alone_and_never_repeat_what_was_tried(registry: Registry) -> None:
     one, two, other = (_proposer(registry, seed=s) for s in (1, 1, 2))
-    first = [one.draw() for _ in range(12)]
-    assert [c.recipe for c in first if c] == [c.recipe for c in (two.draw() for _ in range(12)) if c]
-    assert [c.recipe for c in first if c] != [c.recipe for c in (other.draw() for _ in range(12)) if c]
-    keys = [c.recipe.key for c in first if c]
-    assert len(set(keys)) == len(keys) == 12
+    first = one.draw()
+    assert [c.recipe for c in first] == [c.recipe for c in two.draw()]
+    assert [c.recipe for c in first] != [c.recipe for c in other.draw()]
+    assert len({c.recipe.key for c in first}) == len(first) == DRAWN
+    for candidate in first[:5]:
+        one.take(candidate)
+    again = {c.recipe.key for c in one.draw()}
+    assert not again & {c.recipe.key for c in first[:5]}
 
 
 def test_fractions_that_freeze_the_same_stages_are_one_candidate(registry: Registry) -> None:
@@ -67,12 +70,14 @@ def test_fractions_that_freeze_the_same_stages_are_one_candidate(registry: Regis
         "freeze_fraction": Choice((0.50, 0.52, 0.55)),
         "lr": Choice((1e-3,)),
         "lr_ratio": Choice((0.1,)),
+        "head_start": Choice((True,)),
     }
     proposer = _proposer(registry, given, strategies=["core/partial"])
-    drawn = []
-    while (candidate := proposer.draw()) is not None:
-        drawn.append(candidate.recipe)
-    assert sorted((r.backbone, r.freeze) for r in drawn) == [("m/a", 2), ("m/b", 2)]
+    drawn = proposer.draw()
+    assert sorted((c.recipe.backbone, c.recipe.freeze) for c in drawn) == [("m/a", 2), ("m/b", 2)]
+    for candidate in drawn:
+        proposer.take(candidate)
+    assert proposer.draw() == []
 
 
 def test_the_callers_space_takes_the_place_of_the_strategys(registry: Registry) -> None:
@@ -88,17 +93,3 @@ def test_unknown_names_in_the_space_are_listed_with_suggestions(registry: Regist
     with pytest.raises(ConfigError, match="lr_ratio") as caught:
         space.unknown_values()
     assert "'depth'" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("freeze", "share"),
-    [(0, 3.0), (2, 1 + 2 * 0.6), (3, 1 + 2 * 0.2), (4, 0.0)],
-)
-def test_cost_counts_backward_passes_through_trained_stages_only(freeze: int, share: float) -> None:
-    macs = (10.0, 40.0, 80.0, 100.0)
-    assert share_trained([Phase(epochs=2, freeze=freeze)], 4, macs) == pytest.approx(share)
-
-
-def test_cost_is_the_mean_over_phases_by_epochs() -> None:
-    phases = [Phase(epochs=1, freeze=2), Phase(epochs=3, freeze=0)]
-    assert share_trained(phases, 2, (50.0, 100.0)) == pytest.approx((0.0 * 1 + 3.0 * 3) / 4)

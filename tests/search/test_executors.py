@@ -74,7 +74,7 @@ def test_a_space_that_is_exhausted_ends_the_search(stripes: Any, toynet: str) ->
         executor="serial",
         trials=3,
         strategies=["core/full"],
-        space={"lr": [1e-3], "lr_ratio": [0.1, 1.0], "layer_decay": [1.0]},
+        space={"lr": [1e-3], "lr_ratio": [0.1, 1.0], "layer_decay": [1.0], "head_start": [True]},
     )
     records = list(model.run.trials)
     # The space holds two recipes, so that a third trial is not found, and none is made up.

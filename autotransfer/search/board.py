@@ -1,0 +1,135 @@
+"""The board: every trial of a search, how far it came, and what is kept of it on disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from autotransfer.schema import Candidate, Phase, TrialRecord
+from autotransfer.search.jobs import Context
+
+if TYPE_CHECKING:
+    from autotransfer.registry import Registry
+
+KEPT = 4
+"""Paused trials whose checkpoints are kept: a network and its optimizer each."""
+
+
+@dataclass
+class Trial:
+    """A recipe on its way through the rungs."""
+
+    id: str
+    candidate: Candidate
+    phases: tuple[Phase, ...]
+    rungs: tuple[int | None, ...]
+    """Epochs at which it is compared; None is the end."""
+    moves: bool
+    """It trains a part of the backbone."""
+    counted: bool
+    """False for baselines."""
+    record: TrialRecord
+    done: int = 0
+    """Rungs that have been run."""
+
+    @property
+    def backbone(self) -> str:
+        """Id of its backbone."""
+        return self.candidate.recipe.backbone
+
+    @property
+    def objective(self) -> float | None:
+        """Its best validation objective so far."""
+        return self.record.objective if self.record.status != "failed" else None
+
+    @property
+    def paused(self) -> bool:
+        """It could go on, and its checkpoint is there."""
+        return self.record.status == "promoted" and self.done < len(self.rungs)
+
+
+@dataclass
+class Board:
+    """The trials of one search, in the order of their beginning."""
+
+    context: Context
+    registry: Registry
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def records(self) -> dict[str, TrialRecord]:
+        """Last record of each trial, by id."""
+        return {t.id: t.record for t in self.trials}
+
+    @property
+    def counted(self) -> int:
+        """Trials so far, baselines left out."""
+        return sum(t.counted for t in self.trials)
+
+    def begin(
+        self,
+        candidate: Candidate,
+        phases: tuple[Phase, ...],
+        rungs: tuple[int | None, ...],
+        *,
+        moves: bool,
+        letter: str,
+    ) -> Trial:
+        """Return a new trial of a candidate; the first letter of its id tells baselines (b) from the others (t)."""
+        id = f"{letter}{len(self.trials) + 1:03d}"
+        record = TrialRecord(id=id, recipe=candidate.recipe, status="failed", reason="it was not run")
+        trial = Trial(id, candidate, phases, rungs, moves, letter == "t", record)
+        self.trials.append(trial)
+        return trial
+
+    def take(self, trial: Trial, record: TrialRecord) -> None:
+        """Take the record of a trial's latest rung; where that failed, the score of the one before still stands."""
+        before = trial.record
+        reason = trial.candidate.reason
+        notes = record.notes if reason in record.notes else (*record.notes, reason)
+        spent = replace(
+            record,
+            notes=notes,
+            seconds=record.seconds + before.seconds,
+            cpu_seconds=record.cpu_seconds + before.cpu_seconds,
+        )
+        if record.status == "failed" and before.objective is not None:
+            told = f"rung {record.rung} failed: {record.reason}"
+            spent = replace(before, status="stopped", reason=told, notes=(*before.notes, told))
+        trial.record = spent
+        trial.done += 1
+        self.registry.trial_finished(spent)
+
+    def leading(self) -> Trial | None:
+        """Return the best trial so far: highest objective, then the earlier one."""
+        scored = [t for t in self.trials if t.objective is not None]
+        return max(scored, key=lambda t: (t.objective, -self.trials.index(t)), default=None)
+
+    def leader(self) -> TrialRecord | None:
+        """Return the record of the best trial so far."""
+        leading = self.leading()
+        return leading.record if leading is not None else None
+
+    def paused(self) -> list[Trial]:
+        """Return the trials that could go on."""
+        return [t for t in self.trials if t.paused]
+
+    def tidy(self) -> None:
+        """Remove checkpoints of trials that will not go on; the leader's, baselines' and a few paused ones stay."""
+        leading = self.leading()
+        paused = sorted(self.paused(), key=lambda t: (-(t.objective or 0.0), t.id))
+        for trial in paused[KEPT:]:
+            trial.record = _ended(trial.record)
+        for trial in self.trials:
+            if trial.counted and not trial.paused and trial is not leading:
+                shutil.rmtree(self.context.path(f"checkpoint-{trial.id}"), ignore_errors=True)
+
+    def close(self) -> None:
+        """Say of trials still paused that they go no further."""
+        for trial in self.paused():
+            trial.record = _ended(trial.record)
+
+
+def _ended(record: TrialRecord) -> TrialRecord:
+    return replace(record, status="stopped", reason=f"others promised more after {record.epochs:.3g} epochs")

@@ -1,0 +1,207 @@
+"""What a recipe is expected to reach: a Gaussian process over recipes, around what the survey says.
+
+Objectives are turned into *skill*: 0 is the constant predictor, 1 the survey's best head. The process models how far
+a recipe ends above the skill of its backbone's own head, so that what earlier runs found on other data can be used
+beside the trials of this one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
+from autotransfer.schema import Recipe
+
+Array = np.ndarray
+
+SPREAD = 0.12
+"""Prior standard deviation of the gain over the head, in skill."""
+SURVEY_NOISE = 0.03
+"""Standard deviation of a survey score as a statement on what fine-tuning will reach, in skill."""
+FULL_GAIN = 0.06
+"""Expected gain of training all stages at the best lr ratio; measured 5 to 7 points on two texts tasks."""
+BEST_RATIO = -0.8
+"""log10 of the lr ratio at which it is expected: between .1 and .3."""
+RATIO_WIDTH = 0.8
+"""Decades from there over which the expectation falls to 60 %."""
+LENGTHS = {"trained": 0.4, "backbone_lr": 0.7, "head_lr": 1.2, "layer_decay": 0.4, "head_start": 1.0}
+"""Distances (shares, decades, 0 or 1) over which two recipes come to resemble each other by 60 %."""
+BACKBONES, STRATEGIES, RUNS = 1.0, 0.7, 1.0
+"""Distance between two backbones, strategies and runs: a correlation of .61, .78 and .61."""
+WARM_GAINS, COLD_GAINS = (0.03, 0.02), (0.10, 0.03)
+"""Skill that a rung is expected to add to the one before, with a head start and without, second rung and third."""
+GAIN_SPREAD = 0.03
+"""Standard deviation of what a rung adds."""
+PRIOR_COUNT = 2.0
+"""How many observed rungs that expectation is worth."""
+FANTASY_NOISE = 0.02
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a recipe gained over its backbone's own head, in skill."""
+
+    recipe: Recipe
+    gain: float
+    noise: float
+    """Standard deviation."""
+    here: bool = True
+    """Seen in this run, not an earlier one."""
+
+
+class Surrogate:
+    """Predicts the final skill of recipes.
+
+    Args:
+        survey: objective of each backbone's best closed-form head, by id.
+        floor: objective of the constant predictor; None where there is no baseline.
+        validation: rows that objectives were measured on.
+        past: what recipes gained in earlier runs.
+    """
+
+    def __init__(
+        self, survey: Mapping[str, float], floor: float | None, validation: int, past: Sequence[Observation] = ()
+    ) -> None:
+        self.top = max(survey.values(), default=0.0)
+        lowest = min(survey.values(), default=0.0)
+        self.floor = floor if floor is not None else lowest - max(0.1 * abs(lowest), self.top - lowest, 1e-3)
+        self.scale = max(self.top - self.floor, 0.02 * abs(self.top), 1e-9)
+        self.survey = {i: self.skill(v) for i, v in survey.items()}
+        # Trials are compared on the same rows, so that half of the sampling error is common to all of them.
+        self.noise = 0.25 / math.sqrt(max(4, validation))
+        self.past = list(past)
+        self.seen: dict[str, Observation] = {}
+        self.steps: dict[tuple[bool, int], list[float]] = {}
+
+    def skill(self, objective: float) -> float:
+        """Return an objective as skill."""
+        return (objective - self.floor) / self.scale
+
+    def observe(self, recipe: Recipe, objective: float, left: int, before: float | None = None) -> None:
+        """Take a trial's objective after a rung.
+
+        Args:
+            recipe: of the trial.
+            objective: best so far.
+            left: rungs that it has not run.
+            before: its objective after the rung before; None after the first.
+        """
+        if before is not None:
+            self.steps.setdefault((_warm(recipe), left), []).append(self.skill(objective) - self.skill(before))
+        mean, spread = self.expect(recipe, objective, left)
+        gain = mean - self._own(recipe.backbone)
+        self.seen[recipe.key] = Observation(recipe, gain, math.hypot(self.noise, spread))
+
+    def expect(self, recipe: Recipe, objective: float | None, left: int) -> tuple[float, float]:
+        """Return mean and standard deviation of the final skill of a trial with ``left`` rungs to run."""
+        if objective is None:
+            return float("-inf"), 0.0
+        ahead = [self._step(_warm(recipe), n) for n in range(left)]
+        return self.skill(objective) + sum(ahead), GAIN_SPREAD * math.sqrt(left)
+
+    def predict(self, recipes: Sequence[Recipe], fantasies: Sequence[Recipe] = ()) -> tuple[Array, Array]:
+        """Return means and standard deviations ``float64`` [N] of the final skill.
+
+        Args:
+            recipes: not tried yet.
+            fantasies: recipes being tried: taken to end as expected, so that a generation is diverse (the kriging
+                believer of Ginsbourger et al. 2010).
+        """
+        known = [*self.past, *(self.seen[k] for k in sorted(self.seen))]
+        if fantasies:
+            means, _ = self._gains(list(fantasies), known)
+            known += [Observation(r, m, FANTASY_NOISE) for r, m in zip(fantasies, means, strict=True)]
+        gains, spreads = self._gains(list(recipes), known)
+        own = np.asarray([self._own(r.backbone) for r in recipes])
+        return own + gains, np.hypot(spreads, SURVEY_NOISE)
+
+    def _gains(self, recipes: list[Recipe], known: Sequence[Observation]) -> tuple[Array, Array]:
+        prior = np.asarray([expected_gain(r) for r in recipes])
+        if not known:
+            return prior, np.full(len(recipes), SPREAD)
+        names = _Names([*(o.recipe for o in known), *recipes])
+        x = np.stack([names.encode(o.recipe, o.here) for o in known])
+        y = np.asarray([o.gain - expected_gain(o.recipe) for o in known])
+        process = GaussianProcessRegressor(
+            ConstantKernel(SPREAD**2, "fixed") * RBF(1.0, "fixed"),
+            alpha=np.asarray([max(o.noise, 1e-3) ** 2 for o in known]),
+            optimizer=None,
+        ).fit(x, y)
+        means, spreads = process.predict(np.stack([names.encode(r, True) for r in recipes]), return_std=True)
+        return prior + means, spreads
+
+    def _own(self, backbone: str) -> float:
+        return self.survey.get(backbone, min(self.survey.values(), default=0.0))
+
+    def _step(self, warm: bool, left: int) -> float:
+        """Return what the rung with ``left`` rungs after it adds: the prior, drawn to what was observed."""
+        prior = (WARM_GAINS if warm else COLD_GAINS)[max(0, 1 - left)]
+        found = self.steps.get((warm, left), [])
+        return (PRIOR_COUNT * prior + sum(found)) / (PRIOR_COUNT + len(found))
+
+
+def improvement(mean: float, spread: float, best: float) -> float:
+    """Return the expected improvement on ``best`` (Jones et al. 1998, eq. 15)."""
+    if not math.isfinite(mean):
+        return 0.0
+    if spread <= 0:
+        return max(0.0, mean - best)
+    z = (mean - best) / spread
+    return float((mean - best) * norm.cdf(z) + spread * norm.pdf(z))
+
+
+def expected_gain(recipe: Recipe) -> float:
+    """Return what a recipe is expected to gain over its backbone's own head, in skill, before any trial."""
+    trained = _trained(recipe)
+    if not trained:
+        return 0.0
+    away = (math.log10(_number(recipe, "lr_ratio", 1.0)) - BEST_RATIO) / RATIO_WIDTH
+    return FULL_GAIN * math.sqrt(trained) * math.exp(-0.5 * away**2)
+
+
+class _Names:
+    """Numbers backbones and strategies, and turns recipes into points."""
+
+    def __init__(self, recipes: Sequence[Recipe]) -> None:
+        self.backbones = sorted({r.backbone for r in recipes})
+        self.strategies = sorted({r.strategy for r in recipes})
+
+    def encode(self, recipe: Recipe, here: bool) -> Array:
+        """Return a point whose squared distance to another one is twice minus the logarithm of their correlation."""
+        trained, lr = _trained(recipe), math.log10(_number(recipe, "lr", 1e-3))
+        # The rate of a backbone that does not move is no difference between two heads.
+        own = lr + math.log10(_number(recipe, "lr_ratio", 1.0)) if trained else -4.0
+        values = {
+            "trained": trained,
+            "backbone_lr": own,
+            "head_lr": lr,
+            "layer_decay": _number(recipe, "layer_decay", 1.0),
+            "head_start": float(_warm(recipe)),
+        }
+        point = [values[n] / length for n, length in LENGTHS.items()]
+        # Two one-hot vectors differ in two places.
+        point += [BACKBONES / math.sqrt(2) * (recipe.backbone == b) for b in self.backbones]
+        point += [STRATEGIES / math.sqrt(2) * (recipe.strategy == s) for s in self.strategies]
+        return np.asarray([*point, 0.0 if here else RUNS])
+
+
+def _trained(recipe: Recipe) -> float:
+    """Return the share of the stages that a recipe trains, as far as its values say."""
+    if recipe.freeze is not None and recipe.stages:
+        return 1.0 - recipe.freeze / len(recipe.stages)
+    return 1.0 if "lr_ratio" in recipe.values else 0.0
+
+
+def _warm(recipe: Recipe) -> bool:
+    return bool(recipe.values.get("head_start", False))
+
+
+def _number(recipe: Recipe, name: str, default: float) -> float:
+    value = recipe.values.get(name)
+    return float(value) if isinstance(value, (int, float)) and value > 0 else default
