@@ -53,6 +53,10 @@ class WeightsError(AutotransferError):
     """Pretrained weights cannot be had, or are not what was promised."""
 
 
+class StoreFullError(AutotransferError):
+    """The store can keep nothing more: its size or the disk's is used up, or it cannot be written."""
+
+
 class SearchError(AutotransferError):
     """The search as a whole failed; the command line exits with 1."""
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "codec", "space", "spec", "schema"),
     ("protocols", "hookspecs", "contract", "mend", "discovery", "registry", "plugin"),
-    ("weights", "tasks", "data", "train"),
+    ("weights", "store", "store_files", "tasks", "data", "train"),
     ("search",),
     ("config", "pool", "runs", "finish", "model_folder", "report", "model", "engine", "estimators"),
     ("__init__", "cli", "__main__", "testing", "demo"),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autotransfer.train.autocast import exact
 from autotransfer.train.network import call
 from autotransfer.train.stages import Stages, copied, stage_outputs
 
@@ -80,6 +81,7 @@ def run_from(
             _replace(backbone, path, original)
 
 
+@exact()
 def check_cuts(backbone: nn.Module, stages: Stages, inputs: Any) -> list[Cut]:
     """Return one verdict for each place between stages, and the trivial one after the last.
 

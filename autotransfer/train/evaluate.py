@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
+from autotransfer.train.autocast import mixed
 from autotransfer.train.heads import pool_output
 from autotransfer.train.network import TransferNetwork, call, to_device
 from autotransfer.train.stages import Stages, pooled_stages, stage_outputs
@@ -36,9 +37,8 @@ def arithmetic(threads: int, dtype: str, device: torch.device) -> Iterator[None]
     """Run with this number of CPU threads and this dtype, and the same random state afterwards as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    mixed = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), mixed:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), mixed(dtype, device):
             yield
     finally:
         torch.set_num_threads(before)

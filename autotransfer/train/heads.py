@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import HeadState
+from autotransfer.train.autocast import exact
 
 _RANK = {"vector": 2, "tokens": 3, "map": 4}
 
@@ -38,8 +39,10 @@ class LinearHead(nn.Module):
         return self.classify(pool_output(features, self.output))
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Return ``float32`` [N, outputs] from pooled features [N, width]."""
-        return cast(Tensor, self.linear(self.dropout((pooled - self.mean) * self.scale)))
+        """Return ``float32`` [N, outputs] from pooled features [N, width], whatever the backbone ran in."""
+        with exact():
+            scaled = (pooled.to(self.mean.dtype) - self.mean) * self.scale
+            return cast(Tensor, self.linear(self.dropout(scaled)))
 
     @torch.no_grad()
     def standardise(self, pooled: Tensor) -> None:
@@ -99,8 +102,8 @@ def pool_output(features: Any, output: str) -> Tensor:
         hint = f"; output={fits[0]!r} fits this shape" if fits else ""
         raise PluginContractError(f"the backbone gave shape {shape}, which is no {output} (rank {_RANK[output]}){hint}")
     if output == "tokens":
-        return features.mean(1)
-    return features.mean((2, 3)) if output == "map" else features
+        return _mean(features, (1,))
+    return _mean(features, (2, 3)) if output == "map" else features
 
 
 def pool_activation(activation: Any) -> Tensor | None:
@@ -116,6 +119,12 @@ def pool_activation(activation: Any) -> Tensor | None:
     if tensor.dim() == 2:
         return tensor
     if tensor.dim() == 3:
-        return tensor.mean(1)
+        return _mean(tensor, (1,))
     last = tensor.shape[1] == tensor.shape[2] != tensor.shape[3]
-    return tensor.mean((1, 2)) if last else tensor.mean((2, 3))
+    return _mean(tensor, (1, 2) if last else (2, 3))
+
+
+def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the mean over axes; of half precision in ``float32``, as a rounded mean would lose what differs."""
+    half = values.dtype in (torch.bfloat16, torch.float16)
+    return values.mean(axes, dtype=torch.float32 if half else None)

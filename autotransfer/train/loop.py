@@ -15,6 +15,7 @@ from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
 from autotransfer.schema import CurvePoint
 from autotransfer.train import gradients, groups
+from autotransfer.train.autocast import exact
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.job import Job
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -239,7 +240,9 @@ class Trainer:
         if job.start is not None:
             head.begin(job.start)
         if overrides(job.strategy, "head"):
-            state = job.strategy.head(self.pooled()[0], job.train.targets)
+            pooled = self.pooled()[0]
+            with exact():
+                state = job.strategy.head(pooled, job.train.targets)
             if state is not None:
                 head.take(state)
         if overrides(job.strategy, "objective"):

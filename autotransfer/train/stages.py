@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotransfer.errors import PluginContractError, suggestion
+from autotransfer.train.autocast import exact
 from autotransfer.train.heads import pool_activation, pool_output
 from autotransfer.train.network import call
 
@@ -58,6 +59,7 @@ class Stages:
         return len(self.paths)
 
 
+@exact()
 def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (), output: str = "vector") -> Stages:
     """Return the stages of a backbone, from one forward pass in eval mode.
 
