@@ -65,6 +65,7 @@ def fit(
     address: str | None = None,
     max_workers: int | None = None,
     resources: Mapping[str, float] | None = None,
+    memory: bool | None = None,
     seed: int = 0,
     offline: bool = False,
     out: str | Path | None = None,
@@ -92,7 +93,9 @@ def fit(
         executor: ``ray``, or ``serial``: in this process.
         address: refused so far.
         max_workers: trials that may run at the same time; None: as many as fit.
-        resources: ``cpus`` and ``gpus`` of one trial, and ``step_seconds`` after which a step is taken to hang.
+        resources: ``cpus`` and ``gpus`` of one trial, ``step_seconds`` after which a step is taken to hang, and
+            ``disk_gb`` that decoded rows and activations may take.
+        memory: whether what earlier runs found orders the candidates; None: yes, but not with ``trials``.
         seed: of every random number.
         offline: never touch the network.
         out: the run's folder; the same folder again goes on with the run. None: only the model in memory is kept.
@@ -126,6 +129,7 @@ def fit(
         address=address,
         max_workers=max_workers,
         resources=resources,
+        memory=memory,
         seed=seed,
         offline=offline,
         out=out,

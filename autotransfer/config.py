@@ -19,8 +19,9 @@ from autotransfer.spec import MODALITIES
 
 EXECUTORS = ("ray", "serial")
 STEP_SECONDS = 300.0
-RESOURCES: Mapping[str, float] = {"cpus": 1, "gpus": 0, "step_seconds": STEP_SECONDS}
-"""What one trial takes by default, and after how many silent seconds it is taken to hang."""
+DISK_GB = 20.0
+RESOURCES: Mapping[str, float] = {"cpus": 1, "gpus": 0, "step_seconds": STEP_SECONDS, "disk_gb": DISK_GB}
+"""What one trial takes by default, after how many silent seconds it is taken to hang, and what the store may hold."""
 LATER: Mapping[str, str] = {
     "unlabeled": "rows without labels cannot be used yet; leave it out",
     "address": "a cluster cannot be joined yet; leave it out, and the run starts Ray on this machine",
@@ -73,7 +74,11 @@ class Settings:
     max_workers: int | None = None
     """Trials that may run at the same time; None: as many as fit."""
     resources: Mapping[str, float] | None = None
-    """``cpus`` and ``gpus`` of one trial, and ``step_seconds``: a step that takes longer is taken to hang."""
+    """``cpus`` and ``gpus`` of one trial; ``step_seconds``: a step that takes longer is taken to hang; ``disk_gb``:
+    what decoded rows and activations may take of the disk on each machine, 0 to keep none."""
+    memory: bool | None = None
+    """What earlier runs found orders the candidates, and this run is remembered; None: yes, but not with ``trials``,
+    whose runs can be repeated exactly. It touches no score."""
     seed: int = 0
     offline: bool = False
     """The network is never touched."""
@@ -139,7 +144,7 @@ class Settings:
         return {name: parse_domain(name, given) for name, given in (self.space or {}).items()}
 
     def share(self) -> dict[str, float]:
-        """Return ``cpus``, ``gpus`` and ``step_seconds``, each as given or by default."""
+        """Return ``cpus``, ``gpus``, ``step_seconds`` and ``disk_gb``, each as given or by default."""
         return {**RESOURCES, **(self.resources or {})}
 
     def _types(self) -> list[str]:
@@ -151,6 +156,8 @@ class Settings:
         for name in ("refit", "offline"):
             if not isinstance(getattr(self, name), bool):
                 found.append(f"{name} is {getattr(self, name)!r:.60}; wanted true or false")
+        if self.memory is not None and not isinstance(self.memory, bool):
+            found.append(f"memory is {self.memory!r:.60}; wanted true or false")
         for name in ("backbones", "strategies"):
             value = getattr(self, name)
             if value is not None and (not as_names(value) or not all(isinstance(v, str) for v in as_names(value))):

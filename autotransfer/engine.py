@@ -23,6 +23,7 @@ from autotransfer.search import serial
 from autotransfer.search.candidates import Proposer, Space
 from autotransfer.search.jobs import Context
 from autotransfer.search.ledger import Ledger
+from autotransfer.search.memory import Memory
 from autotransfer.search.policy import HEADS_ONLY, UNLIMITED_SECONDS, Search
 from autotransfer.search.telling import Telling
 
@@ -76,6 +77,8 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
         folder.write_json("plan.json", plan)
         search = _search(ready, folder, files, began + loading)
         _run(search, ready, folder, notify)
+        if _remembers(ready.settings) and search.status != "interrupted":
+            Memory().remember(ready.prepared.profile, list(search.records.values()), search.gains())
         run = _told(search, ready, plan, began, cpu, loading)
         model = _finish(search, ready, run, notify)
         if folder.kept:
@@ -194,12 +197,19 @@ def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: fl
         work=str(folder.work.resolve()),
         seed=settings.seed,
         threads=ready.space.threads,
+        store=str(weights.cache_folder() / "store") if settings.share()["disk_gb"] else "",
+        store_bytes=int(settings.share()["disk_gb"] * 1e9),
         step_seconds=step,
     )
     seconds = limit.seconds if limit.trials is None and limit.seconds else UNLIMITED_SECONDS
     kept_back = min(STARTING[_executor(settings)], 0.1 * seconds)
     deadline = began + seconds - kept_back if limit.trials is None else float("inf")
-    return Search(context, ready.space, limit, ready.registry, deadline=deadline, workers=_workers(settings))
+    past = Memory().recall(ready.prepared.profile) if _remembers(settings) else []
+    return Search(context, ready.space, limit, ready.registry, deadline, _workers(settings), past)
+
+
+def _remembers(settings: Settings) -> bool:
+    return settings.limit.trials is None if settings.memory is None else settings.memory
 
 
 def _patience(seconds: float | None) -> float:

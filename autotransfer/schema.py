@@ -198,7 +198,9 @@ class SurveyRecord:
     features: str = ""
     """File of the pooled features, relative to the run's work folder."""
     dtype: str = "float32"
-    """Arithmetic of trainings of this backbone: what was faster on this machine, and as good."""
+    """Arithmetic of the frozen pass on the machine that ran it."""
+    training_dtype: str = "float32"
+    """Arithmetic that training this backbone is worth there; measured when its last rows were read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,10 +40,11 @@ _NUMBERS = {
 _SWITCHES = {
     "refit": "Train the winner again on training and validation rows.",
     "offline": "Never touch the network.",
+    "memory": "Let what earlier runs found order the candidates; yes, but not with --trials.",
 }
 _MAPPINGS = {
     "space": "Domains by name as YAML or JSON: '{lr: {log: [1e-4, 1e-2]}}'.",
-    "resources": "Of one trial, as YAML or JSON: '{cpus: 2, gpus: 0, step_seconds: 300}'.",
+    "resources": "Of one trial, as YAML or JSON: '{cpus: 2, gpus: 0, step_seconds: 300, disk_gb: 20}'.",
 }
 
 

@@ -97,7 +97,7 @@ class Search:
     def jobs(self) -> Generation:
         """Yield generations of jobs; expects their records in the same order."""
         yield from self.rounds.jobs()
-        self.space.dtypes = {r.backbone: r.dtype for r in self.survey}
+        self.space.dtypes = {r.backbone: r.training_dtype for r in self.survey}
         order, static = self.rounds.order(), self.rounds.static()
         self.unit = self.costs.unit(*order[:1], *filter(None, [static]))
         proposer = Proposer(self.space, self.survey, order, static)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from autotransfer.codec import to_json
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
 from autotransfer.registry import Registry
@@ -32,11 +33,13 @@ from autotransfer.search.survey import (
     write_atomically,
 )
 from autotransfer.spec import BackboneSpec, with_stages
+from autotransfer.store import Store
 from autotransfer.train import checkpoint
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
+from autotransfer.train.prefixes import Prefixes
 from autotransfer.train.stages import find_stages
 
 if TYPE_CHECKING:
@@ -182,6 +185,7 @@ class Worker:
         pooled = final_features(features) if features is not None and rows is None else None
         adapted = overrides(strategy, "adapt")  # the survey's head was fitted to other features
         started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
+        split = {"train": train} if validation is None else {"train": train, "validation": validation}
         return Trainer(
             TrainingJob(
                 network=network,
@@ -194,10 +198,20 @@ class Worker:
                 validation=validation,
                 pooled=pooled if pooled is not None and len(pooled[0]) == len(train) else None,
                 start=closed_form_head(features) if started and features is not None else None,
+                prefixes=self._prefixes(spec, recipe, split) if rows is None else None,
                 tick=self.tick,
                 deadline=deadline,
             )
         )
+
+    def _prefixes(self, spec: BackboneSpec, recipe: Recipe, rows: dict[str, Rows]) -> Prefixes | None:
+        """Return where activations of a backbone are kept; None where nothing is."""
+        if not self.context.store:
+            return None
+        plugin = next((e for e in self.context.manifest if e["name"] == spec.namespace), {})
+        about = (spec.id, to_json(plugin), to_json(spec.input), recipe.dtype, self.context.prepared.profile.fingerprint)
+        store = Store(Path(self.context.store), self.context.store_bytes)
+        return Prefixes(store, about, rows, tick=self.tick)
 
 
 def build_network(

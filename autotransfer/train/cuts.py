@@ -6,7 +6,7 @@ network's own ``forward`` runs. A cut counts only after a numerical check on thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,8 @@ class Cut:
     reason: str = ""
     stem: bool = True
     """The modules outside the stages are skipped too, not only the stages."""
+    inputs: bool = True
+    """What follows the cut reads the original inputs too (a mask), and not only their shape."""
 
 
 class _Stub(nn.Module):
@@ -82,7 +84,7 @@ def run_from(
 
 
 @exact()
-def check_cuts(backbone: nn.Module, stages: Stages, inputs: Any) -> list[Cut]:
+def check_cuts(backbone: nn.Module, stages: Stages, inputs: Any, places: Iterable[int] | None = None) -> list[Cut]:
     """Return one verdict for each place between stages, and the trivial one after the last.
 
     Runs in ``float32`` without autocast, in eval mode; prefix + suffix must give the whole to a relative
@@ -92,21 +94,29 @@ def check_cuts(backbone: nn.Module, stages: Stages, inputs: Any) -> list[Cut]:
         backbone: the network; unchanged afterwards.
         stages: its stages, found with these very inputs.
         inputs: a batch of two rows or more.
+        places: numbers of stages before the cuts to check; None: all of them.
     """
     backbone.eval()
+    wanted = list(range(1, len(stages) + 1) if places is None else places)
     with torch.no_grad(), stage_outputs(backbone, stages.paths, copied) as seen:
         whole = call(backbone, inputs)
         kept = dict(seen)
     rows = whole.shape[0]
     cuts = []
-    for after in range(1, len(stages)):
-        first = Cut(after, True)
-        reason = _difference(backbone, stages, first, kept, inputs, whole, rows)
-        if reason:
-            first = Cut(after, True, stem=False)
-            reason = _difference(backbone, stages, first, kept, inputs, whole, rows)
-        cuts.append(first if not reason else Cut(after, False, reason))
-    return [*cuts, Cut(len(stages), True)]
+    for after in wanted:
+        if after == len(stages):
+            cuts.append(Cut(after, True, inputs=False))
+            continue
+        # The cheapest way first; an activation that is nowhere to be had ends with the reason of the last way.
+        ways = [Cut(after, True, inputs=False), Cut(after, True), Cut(after, True, stem=False)]
+        reason = ""
+        for way in ways[0 if _replaceable(inputs) else 1 :]:
+            given = inputs if way.inputs else _altered(inputs)
+            reason = _difference(backbone, stages, way, kept, given, whole, rows)
+            if not reason:
+                break
+        cuts.append(way if not reason else Cut(after, False, reason))
+    return cuts
 
 
 def _difference(
@@ -157,6 +167,11 @@ def _runs_before(stages: Stages, path: str, after: int) -> bool:
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     root.get_submodule(parent)._modules[name] = module
+
+
+def _replaceable(inputs: Any) -> bool:
+    """Return whether inputs are floating values alone: those of ids and masks may decide what runs."""
+    return isinstance(inputs, Tensor) and inputs.is_floating_point()
 
 
 def _altered(value: Any) -> Any:

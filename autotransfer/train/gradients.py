@@ -19,6 +19,7 @@ from autotransfer.train.stages import pooled_stages, stage_outputs
 
 if TYPE_CHECKING:
     from autotransfer.train.job import Job
+    from autotransfer.train.prefixes import Prefix
 
 
 class Trainer(Protocol):
@@ -40,6 +41,10 @@ class Trainer(Protocol):
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Return the untrained backbone's pooled output on train and validation rows."""
+        ...
+
+    def prefix(self) -> Prefix | None:
+        """Return the stored activations that this phase starts from; None: it runs the whole network."""
         ...
 
 
@@ -96,6 +101,11 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
     if trainer.pristine and trainer.own_term is None and phase.augment == "none":
         pooled = trainer.pooled()[0][torch.from_numpy(piece)].to(device)
         outputs = network.head.classify(pooled)
+        return [job.task.loss(outputs, targets, job.training.label_smoothing)]
+    prefix = trainer.prefix()
+    if prefix is not None:
+        with prefix.suffix(network.backbone, "train", piece.tolist()) as run:
+            outputs = network.head(run())
         return [job.task.loss(outputs, targets, job.training.label_smoothing)]
     rng = np.random.default_rng(stream(job.recipe.seed, job.recipe.key, "augment", trainer.step, int(piece[0])))
     inputs = to_device(job.train.batch([int(i) for i in piece], phase.augment, rng), device)

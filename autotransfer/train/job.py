@@ -16,6 +16,7 @@ from autotransfer.train.stages import Stages
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows, Task
     from autotransfer.schema import Phase, Recipe, Training
+    from autotransfer.train.prefixes import Prefixes
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Job:
     """Pooled output of the pretrained backbone on train and validation rows, where it is stored."""
     start: HeadState | None = None
     """The survey's closed-form head on the pretrained backbone's raw pooled output: a head start; None: cold."""
+    prefixes: Prefixes | None = None
+    """Where activations at cuts are kept; None: the whole network is run."""
     unlabeled: Rows | None = None
     tick: Callable[[], None] = nothing
     deadline: float = float("inf")

@@ -24,6 +24,7 @@ from autotransfer.train.schedule import Segment, rate, segments, total_steps
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows
     from autotransfer.schema import Training
+    from autotransfer.train.prefixes import Prefix
 
 STANDARDISE_ROWS = 512
 """Training rows whose features give the head's fixed statistics."""
@@ -56,6 +57,7 @@ class Trainer:
         self.pristine = True
         self._pooled = None if overrides(job.strategy, "adapt") else job.pooled
         self._losses: list[float] = []
+        self._prefix: tuple[int, Prefix | None] | None = None
         self._order: tuple[tuple[int, str], list[np.ndarray]] | None = None
         self._start()
 
@@ -109,7 +111,8 @@ class Trainer:
         context = FinishContext(
             module=network, initial=initial, snapshots=list(self.snapshots), evaluate=self._objective
         )
-        pristine, self.pristine = self.pristine, False  # the backbone itself may be changed
+        pristine, self.pristine = self.pristine, False  # the backbone itself may be changed, and its frozen stages too
+        self._prefix = (self.phase, None)
         self.job.strategy.finish(context)
         after = self._objective()
         if not after >= before:
@@ -200,7 +203,27 @@ class Trainer:
             with torch.no_grad():
                 pooled = self.pooled()[1].to(device_of(self.job.network))
                 return self.job.network.head.classify(pooled).float().cpu()
+        prefix = self.prefix()
+        if prefix is not None:
+            return prefix.predict(self.job.network, "validation", self.job.tick)
         return predict(self.job.network, self.job.validation, self.job.tick)
+
+    def prefix(self) -> Prefix | None:
+        """Return the stored activations that this phase starts from; None: it runs the whole network."""
+        if self._prefix is None or self._prefix[0] != self.phase:
+            self._prefix = (self.phase, self._find_prefix())
+        return self._prefix[1]
+
+    def _find_prefix(self) -> Prefix | None:
+        job, frozen = self.job, self.selection.prefix
+        if job.prefixes is None or self.own_term is not None or frozen is None or self.phase < 0:
+            return None
+        phase = job.phases[self.phase]
+        if phase.augment != "none":
+            return None
+        found = job.prefixes.find(job.network.backbone, job.stages, frozen, phase.epochs)
+        self.notes += [n for n in job.prefixes.notes if n not in self.notes]
+        return found
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Return the untrained backbone's pooled output on train and validation rows, made once."""

@@ -47,6 +47,8 @@ def to_device(inputs: Any, device: torch.device) -> Any:
         return inputs.to(device, non_blocking=True, memory_format=layout)
     if isinstance(inputs, Mapping):
         return {name: to_device(value, device) for name, value in inputs.items()}
+    if type(inputs) in (tuple, list):
+        return type(inputs)(to_device(value, device) for value in inputs)
     return inputs
 
 

@@ -52,6 +52,8 @@ class Stages:
     """Pooled features of the backbone's output."""
     widths: tuple[int, ...] = ()
     """Pooled features after each stage, 0 where there are none; the last is ``width``."""
+    inputs: tuple[int, ...] = ()
+    """Shape of one row of the inputs, where they are one tensor."""
     activations: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     stem_outputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -98,6 +100,7 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
         macs=(*(kept[p].macs / rows for p in paths[:-1]), max(c.macs for c in again) / rows),
         width=pooled.shape[1],
         widths=(*(0 if p is None else p.shape[1] for p in pools), pooled.shape[1]),
+        inputs=tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else (),
         activations=tuple(kept[p].output for p in paths),
         stem_outputs={p: kept[p].output for p in stem},
     )

@@ -1,0 +1,162 @@
+"""Frozen prefixes: trainings of a suffix run from stored activations, where that costs less than running the prefix."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autotransfer.errors import StoreFullError
+from autotransfer.store import Store
+from autotransfer.train.activations import read_activations, write_activations
+from autotransfer.train.cuts import Cut, check_cuts, run_from
+from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing
+from autotransfer.train.network import TransferNetwork, call, to_device
+from autotransfer.train.stages import Stages
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Rows
+
+FORMAT = 1
+"""Of the entries; raised whenever the same key would stand for other activations."""
+ATTEMPTS = 2
+"""Cuts that are tried, from the last one down."""
+READ = 40.0
+"""Multiply-accumulates that take as long as reading one stored byte (a core does some 40 GMAC/s in bfloat16, and
+copies, widens and lays out about 1 GB/s)."""
+BYTES = 2
+"""Of one stored value."""
+
+
+@dataclass
+class Prefix:
+    """The activations of all rows at one cut, and how to go on from there."""
+
+    stages: Stages
+    cut: Cut
+    entries: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
+    """Arrays of the store, by split."""
+    rows: Mapping[str, Rows]
+
+    @contextmanager
+    def suffix(self, backbone: nn.Module, split: str, indices: Sequence[int]) -> Iterator[Callable[[], Any]]:
+        """Give a function that runs the rest of the backbone on these rows of a split."""
+        device = device_of(backbone)
+        activation = to_device(read_activations(self.entries[split], indices), device)
+        inputs = to_device(self._inputs(split, indices), device)
+        with run_from(backbone, self.stages, self.cut, activation, len(indices)) as rest:
+            yield lambda: call(rest, inputs)
+
+    def _inputs(self, split: str, indices: Sequence[int]) -> Any:
+        if self.cut.inputs:  # a mask, positions
+            return self.rows[split].batch(indices)
+        shape = self.stages.inputs
+        return torch.zeros(1, *shape).expand(len(indices), *shape)
+
+    @torch.no_grad()
+    def predict(self, network: TransferNetwork, split: str, tick: Callable[[], None] = nothing) -> Tensor:
+        """Return the network's outputs ``float32`` [N, outputs] on a split, in its order, on the CPU."""
+        network.eval()
+        parts = []
+        for at in range(0, len(self.rows[split]), EVALUATION_BATCH):
+            tick()
+            indices = range(at, min(at + EVALUATION_BATCH, len(self.rows[split])))
+            with self.suffix(network.backbone, split, indices) as run:
+                parts.append(network.head(run()).float().cpu())
+        return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
+@dataclass
+class Prefixes:
+    """Finds, or writes, the activations that trainings of one network may start from.
+
+    A key hashes the prefix's own tensors, so that an adapted or partly trained prefix is never taken for the
+    pretrained one.
+    """
+
+    store: Store
+    about: tuple[Any, ...]
+    """What else activations depend on: code, transform, rows, arithmetic. Goes into the key."""
+    rows: Mapping[str, Rows]
+    """``train`` and ``validation``."""
+    tick: Callable[[], None] = nothing
+    notes: list[str] = field(default_factory=list)
+
+    def find(self, backbone: nn.Module, stages: Stages, frozen: int, epochs: float) -> Prefix | None:
+        """Return the stored activations at the last usable cut within the frozen stages; None: run from the input.
+
+        Args:
+            backbone: as it is now; the first ``frozen`` stages do not change while the result is used.
+            stages: its stages.
+            frozen: how many of the first stages are not trained.
+            epochs: passes that will start there.
+        """
+        last = min(frozen, len(stages) - 1)
+        for place in range(last, max(0, last - ATTEMPTS), -1):
+            found = self._at(backbone, stages, place, epochs)
+            if found is not None:
+                return found
+        return None
+
+    def _at(self, backbone: nn.Module, stages: Stages, place: int, epochs: float) -> Prefix | None:
+        keys = {split: self._key(backbone, stages, place, split) for split in self.rows}
+        entries = {split: self.store.get(key) for split, key in keys.items()}
+        missing = [split for split, found in entries.items() if found is None]
+        if not _pays(stages, place, epochs, written=not missing):
+            return None
+        (cut,) = check_cuts(backbone, stages, self._probe(), places=(place,))
+        if not cut.ok:
+            self.notes.append(
+                f"trained without stored activations: the cut after {stages.paths[place - 1]} {cut.reason}"
+            )
+            return None
+        try:
+            for split in missing:
+                write_activations(self.store, keys[split], backbone, stages, cut, self.rows[split], tick=self.tick)
+                entries[split] = self.store.get(keys[split])
+        except StoreFullError as error:
+            self.notes.append(f"trained without stored activations: {error}")
+            return None
+        held = {split: found for split, found in entries.items() if found is not None}
+        return Prefix(stages, cut, held, self.rows) if len(held) == len(self.rows) else None
+
+    def _probe(self) -> Any:
+        rows = self.rows["train"]
+        return rows.batch(range(min(2, len(rows))))
+
+    def _key(self, backbone: nn.Module, stages: Stages, place: int, split: str) -> str:
+        found = hashlib.sha256()
+        state = backbone.state_dict()
+        for name in sorted(state):
+            if stages.owners.get(name, 0) < place:
+                found.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
+                found.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        own = (FORMAT, torch.__version__, stages.paths[place - 1], found.hexdigest(), split)
+        return Store.key("activations", *own, *self.about)
+
+
+def _size(stages: Stages, place: int) -> int | None:
+    """Return the values that one row's activation has at a cut; None where it holds no tensor."""
+    sizes = [t.numel() // max(1, t.shape[0]) for t in _tensors(stages.activations[place - 1])]
+    return sum(sizes) if sizes else None
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.dim() else []
+    return [t for part in value for t in _tensors(part)] if isinstance(value, (tuple, list)) else []
+
+
+def _pays(stages: Stages, place: int, epochs: float, *, written: bool) -> bool:
+    """Return whether reading activations in each epoch, and writing them first, costs less than making them anew."""
+    size = _size(stages, place)
+    if size is None or not stages.macs:
+        return False
+    prefix, read = stages.macs[place - 1], READ * BYTES * size
+    return epochs * prefix > epochs * read + (0.0 if written else prefix + read)
