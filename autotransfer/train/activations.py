@@ -8,7 +8,6 @@ Images whose channels lie innermost are kept that way, so that what is read back
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,7 +65,7 @@ def write_activations(
 
     Args:
         store: where to.
-        key: of the entry; must stand for weights, cut, transform, view and rows.
+        key: of the entry; must stand for weights, cut, transform, view, rows and ``half``.
         backbone: put in eval mode, else unchanged.
         stages: its stages.
         cut: one between stages that was checked and is right; after the last stage, pooled features serve.
@@ -166,13 +165,14 @@ def _output_of(backbone: nn.Module, path: str, inputs: Any) -> Any:
 
     hook = backbone.get_submodule(path).register_forward_hook(stop)
     try:
-        with contextlib.suppress(_ReachedError):  # raised above: all that was wanted is there
-            call(backbone, inputs)
+        call(backbone, inputs)
+    except _ReachedError:  # raised above: all that was wanted is there
+        return seen[0]
     finally:
         hook.remove()
-    if not seen:
-        raise PluginContractError(f"stage {path!r} did not run in a forward pass; wanted every declared stage to")
-    return seen[0]
+    if seen:  # what went on may have changed it in place
+        raise PluginContractError(f"the network catches an exception raised in stage {path!r}; wanted it to pass")
+    raise PluginContractError(f"stage {path!r} did not run in a forward pass; wanted every declared stage to")
 
 
 def _taken(value: Any, rows: int, leaves: list[Tensor]) -> Any:

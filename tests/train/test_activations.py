@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -169,6 +171,18 @@ def test_a_stage_that_does_not_run_is_refused(toys, store):
 
     module = toys.made(Idle, lambda x: x)
     with pytest.raises(PluginContractError, match="'one' did not run"):
+        write_activations(store, "key", module, toys.stages_of(module), Cut(1, True), toys.rows(9))
+
+
+def test_a_network_that_goes_on_after_an_exception_is_refused(toys, store):
+    class Deaf(Net):
+        def forward(self, x):
+            with contextlib.suppress(Exception):
+                super().forward(x)
+            return x.mean((2, 3))
+
+    module = toys.made(Deaf, lambda x: x)
+    with pytest.raises(PluginContractError, match="catches an exception raised in stage 'one'"):
         write_activations(store, "key", module, toys.stages_of(module), Cut(1, True), toys.rows(9))
 
 
