@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autotransfer.errors import PluginContractError
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
-from autotransfer.search.ridge import ridge
+from autotransfer.search.transferability import decompose, link_of, ridge
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.evaluate import features
 from autotransfer.train.stages import Stages, find_stages
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 RIDGE_ROWS = 8192
 """Closed-form heads look at this many rows at most: their error no longer changes the ranking."""
-_SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 @dataclass
@@ -158,14 +157,8 @@ def _scored(
 
 def closed_form_score(pooled: Tensor, targets: Tensor, task: Task) -> float:
     """Return the task's objective of leave-one-out predictions of a ridge head on standardised features."""
-    spread = pooled.std(0, correction=0)
-    scaled = (pooled - pooled.mean(0)) / torch.where(spread > 1e-8, spread, torch.ones_like(spread))
-    left = ridge(scaled, task.survey_target(targets)).left_out.float()
-    if not task.classes:
-        return task.objective(task.scores(left, targets))
-    # Ridge predicts shares around 0 to 1; how sharp they are as logits is fitted on the same left-out rows.
-    sharp = min(_SHARPNESS, key=lambda s: float(task.loss((left - 0.5) * s, targets)))
-    return task.objective(task.scores((left - 0.5) * sharp, targets))
+    head = ridge(decompose(pooled), task.survey_target(targets), link_of(task, targets))
+    return task.objective(task.scores(head.logits.float(), targets))
 
 
 def load_features(path: Path) -> dict[str, Tensor]:
