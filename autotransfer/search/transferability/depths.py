@@ -99,7 +99,11 @@ def multi_depth(depths: Sequence[Tensor], targets: Tensor, task: Task, keep: Seq
 
 def _halves(features: Tensor, wanted: Tensor, link: Link, keep: Sequence[float]) -> tuple[float, Tensor]:
     """Return the share of least loss and its honest outputs [N, K]."""
-    halves = [torch.arange(start, len(features), 2) for start in (0, 1)]
+    # Drawn, since rows may come in turns of classes; each class is divided evenly.
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    if link is Link.SOFTMAX:
+        order = order[wanted[order].argmax(1).argsort(stable=True)]
+    halves = [order[start::2] for start in (0, 1)]
     whole = [ridge(decompose(features[rows]), wanted[rows], link) for rows in halves]
     losses, outputs = {}, {}
     for share in sorted(set(keep)):

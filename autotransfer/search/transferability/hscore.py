@@ -27,7 +27,8 @@ def hscore(spectrum: Spectrum, targets: Tensor, link: Link) -> float:
 
     S_a = (1 - a) S + a (tr S / D) I is diagonal in the basis of the spectrum, so no matrix is factorised again. For
     labels it is the mean of the score of each label against the rest, for numbers that of the best linear
-    prediction of the features from the number: both are c' S_a^-1 c / var(y) with c = cov(f, y).
+    prediction of the features from the number: both are c' S_a^-1 c / var(y) with c = cov(f, y). Features that differ
+    from white noise by no more than chance have a = 1 and score 0, whatever they say of the targets.
 
     Args:
         spectrum: of the features [N, D].

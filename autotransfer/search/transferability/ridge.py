@@ -130,8 +130,8 @@ class _Fit:
             part if rows is None else part.index_select(0, rows) for part in (self.spectrum.left, self.slack, self.y)
         )
         shares = penalties / (self.spectrum.values[:, None] + penalties)  # w [r, L]
-        mixed = (shares.T[:, :, None] * self.projected).transpose(0, 1).reshape(u.shape[1], -1)
-        residual = (u @ mixed).reshape(u.shape[0], len(penalties), -1).transpose(0, 1)
+        mixed = (shares[:, :, None] * self.projected[:, None]).flatten(1)
+        residual = (u @ mixed).reshape(len(u), len(penalties), y.shape[1]).transpose(0, 1)
         if bool(slack.any()):
             outside = (y - self.mean).sub_(u @ self.projected).masked_fill_((slack == 0)[:, None], 0.0)
             residual = residual.add_(outside)

@@ -49,7 +49,7 @@ def test_the_head_is_on_all_features_and_0_on_those_left_out() -> None:
     out[found.chosen] = False
     assert not found.head.weight[:, out].any()
     outputs = concatenated(depths) @ found.head.weight.T + found.head.bias
-    assert task.objective(task.scores(outputs, labels)) > 0.8
+    assert task.objective(task.scores(outputs, labels)) > 0.75  # chance is 0.25
 
 
 def test_features_chosen_by_chance_do_not_look_good() -> None:

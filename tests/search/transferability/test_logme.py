@@ -22,7 +22,8 @@ def evidence(x: Tensor, y: Tensor) -> float:
     gram = f @ f.T
 
     def loss(logs: list[float]) -> float:
-        alpha, beta = math.exp(logs[0]), math.exp(logs[1])
+        # Where N < D the best noise may be none at all; the evidence is flat there.
+        alpha, beta = (math.exp(min(max(v, -20.0), 20.0)) for v in logs)
         law = torch.distributions.MultivariateNormal(
             torch.zeros(rows - 1, dtype=torch.float64),
             gram / alpha + torch.eye(rows - 1, dtype=torch.float64) / beta,
