@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from autotransfer.search.transferability.calibration import Link
@@ -45,8 +46,8 @@ def hscore(spectrum: Spectrum, targets: Tensor, link: Link) -> float:
     ratio = s / ((1 - shrinkage) * s + shrinkage * s.sum() / spectrum.varying)
     explained = (1 - shrinkage) * (ratio @ shared)
     # A class of mean m has E[f | class] = c / m and weight m.
-    spread = mean if link is Link.SOFTMAX else (y - mean).square().mean(0)
-    present = spread > 1e-12 * y.square().mean(0)
+    spread = mean if link is Link.SOFTMAX else y.var(0, correction=0)
+    present = spread > 1e-12 * torch.linalg.vector_norm(y, dim=0).square() / spectrum.rows
     if not bool(present.any()):
         return 0.0
     each = explained[present] / spread[present]

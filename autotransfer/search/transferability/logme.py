@@ -35,11 +35,11 @@ def logme(spectrum: Spectrum, targets: Tensor) -> float | None:
     y = targets.double()
     rows, freedom = spectrum.rows, spectrum.rows - 1
     deviation = y.std(0, correction=0)
-    varies = deviation > _SMALL * y.abs().amax(0)
+    varies = deviation > _SMALL * torch.linalg.vector_norm(y, torch.inf, dim=0)
     if not bool(varies.any()):
         return None
-    mean, deviation, y = y.mean(0)[varies], deviation[varies], y[:, varies]
-    u = spectrum.left
+    y = y if bool(varies.all()) else y[:, varies]
+    mean, deviation, u = y.mean(0), deviation[varies], spectrum.left
     # Unit variance makes every guard free of the targets' unit; the density is scaled back at the end.
     z = ((u.T @ y - u.sum(0)[:, None] * mean) / deviation).square()
     outside = (rows - z.sum(0)).clamp_min(_SMALL * rows)

@@ -45,7 +45,7 @@ class Ridge:
     @property
     def logits(self) -> Tensor:
         """Calibrated leave-one-out outputs ``float64`` [N, K], as a task takes them."""
-        return (self.left_out - self.middle) / self.temperature
+        return (self.left_out - self.middle).div_(self.temperature)
 
     def head(self) -> HeadState:
         """Return the head on raw features whose outputs are calibrated logits (numbers for a regression)."""
@@ -84,7 +84,9 @@ def ridge(spectrum: Spectrum, targets: Tensor, link: Link, regularisations: Tens
     chosen = torch.linspace(0, rows - 1, some, dtype=torch.float64).round().long() if some < rows else None
     penalty, sharpness, left = _best(fit, penalties, y if chosen is None else y[chosen], link, chosen)
     if chosen is not None:
-        left = torch.cat([fit.left_out(penalty[None], part)[0] for part in torch.arange(rows).split(some)])
+        left = torch.empty_like(y)
+        for part in torch.arange(rows).split(some):
+            left[part] = fit.left_out(penalty[None], part)[0]
         sharpness = fit_sharpness(left[None], y, link, start=sharpness)
     factor, middle = float(sharpness[0]), link.middle
     weight = spectrum.weights(fit.answers * (spectrum.values / (spectrum.values + penalty))[:, None]).T

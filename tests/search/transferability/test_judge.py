@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_a_label_that_no_row_has_and_one_that_all_have() -> None:
     sound(judge(x, targets, task), 12)
 
 
-def test_thousands_of_classes_are_judged_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_classes_are_judged_in_bounded_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(6000) % 5000
     centres = torch.randn(5000, 24, generator=generator)
@@ -139,9 +140,11 @@ def test_thousands_of_classes_are_judged_in_bounded_time(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         task, "scores", lambda outputs, targets: {"accuracy": float((outputs.argmax(1) == targets).double().mean())}
     )
-    began = time.process_time()
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = judge(x, labels, task)
     assert time.process_time() - began < 30
+    # 240 MB a matrix; the targets, the predictions and the logits are three.
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 7 * 6000 * 5000 * 8
     sound(found, 6000)
     assert float(found.loss_per_row.mean()) < math.log(5000)
 
