@@ -12,7 +12,7 @@ import torch
 from autotransfer.schema import CutReport, Profile, SurveyRecord
 from autotransfer.search.jobs import Context, Generation, Job, SurveyJob
 from autotransfer.search.survey import row_losses
-from autotransfer.search.transferability.bootstrap import chance_of_best
+from autotransfer.search.transferability import chance_of_best
 from autotransfer.spec import BackboneSpec
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from autotransfer.errors import PluginContractError
 from autotransfer.protocols import HeadState
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
-from autotransfer.search.transferability.judge import judge
+from autotransfer.search.transferability import judge
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.evaluate import features
 from autotransfer.train.stages import Stages, find_stages

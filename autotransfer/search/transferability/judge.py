@@ -1,0 +1,64 @@
+"""Every closed-form estimate of how well features suit a task, from one eigendecomposition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from autotransfer.search.transferability.calibration import link_of
+from autotransfer.search.transferability.hscore import hscore
+from autotransfer.search.transferability.knn import hits, knn
+from autotransfer.search.transferability.logme import logme
+from autotransfer.search.transferability.ridge import Ridge, ridge
+from autotransfer.search.transferability.spectrum import decompose
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Task
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the features of one backbone at one depth say about a task; more is better but for losses."""
+
+    score: float
+    """The task's objective of the ridge head's calibrated leave-one-out predictions."""
+    loss_per_row: Tensor
+    """Of the same predictions, ``float64`` [N]: negative log-likelihood in nats, or squared error."""
+    logme: float | None
+    """None where no target varies."""
+    hscore: float
+    knn: float
+    """Accuracy (classes, labels) or R2 (numbers) of nearest neighbours, each row left out."""
+    linear: float
+    """The same of the ridge head: far below ``knn``, the features are clustered but not linear."""
+    ridge: Ridge
+
+
+def judge(features: Tensor, targets: Tensor, task: Task) -> Judgement:
+    """Return every estimate for features of one backbone.
+
+    Args:
+        features: pooled [N, D], any float dtype, N >= 2; standardised here, constant ones do no harm.
+        targets: encoded by the task, [N] or [N, K].
+        task: whose objective is the score.
+
+    Raises:
+        ValueError: fewer than two rows, or targets of another number of rows.
+        PluginContractError: features that are not finite.
+    """
+    if len(targets) != len(features):
+        raise ValueError(f"there are {len(features)} rows of features and {len(targets)} targets; wanted as many")
+    spectrum = decompose(features)
+    wanted, link = task.survey_target(targets), link_of(task, targets)
+    head = ridge(spectrum, wanted, link)
+    return Judgement(
+        score=task.objective(task.scores(head.logits.float(), targets)),
+        loss_per_row=head.loss_per_row,
+        logme=logme(spectrum, wanted),
+        hscore=hscore(spectrum, wanted, link),
+        knn=knn(spectrum, wanted, link),
+        linear=hits(head.left_out, wanted, link),
+        ridge=head,
+    )
