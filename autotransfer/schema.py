@@ -187,6 +187,10 @@ class SurveyRecord:
     notes: tuple[str, ...] = ()
     features: str = ""
     """File of the pooled features, relative to the run's work folder."""
+    dtype: str = "float32"
+    """Arithmetic of the frozen pass on the machine that ran it."""
+    training_dtype: str = "float32"
+    """Arithmetic that training this backbone is worth there; measured when its last rows were read."""
 
 
 @dataclass(frozen=True, kw_only=True)

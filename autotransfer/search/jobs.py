@@ -89,6 +89,10 @@ class Context:
     """Folder of features and checkpoints, seen by every worker."""
     seed: int = 0
     threads: int = 1
+    store: str = ""
+    """Folder of this node where decoded rows and activations are kept; empty: nothing is."""
+    store_bytes: int = 0
+    """The most that the store may hold."""
     step_seconds: float = 300.0
     """A worker that is silent for longer is taken to hang, and is killed (Ray executor)."""
 

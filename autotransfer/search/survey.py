@@ -18,6 +18,7 @@ from autotransfer.errors import PluginContractError
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.ridge import ridge
+from autotransfer.train.autocast import exact
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.evaluate import features
 from autotransfer.train.stages import Stages, find_stages
@@ -156,6 +157,7 @@ def _scored(
     return tuple(done)
 
 
+@exact()
 def closed_form_score(pooled: Tensor, targets: Tensor, task: Task) -> float:
     """Return the task's objective of leave-one-out predictions of a ridge head on standardised features."""
     spread = pooled.std(0, correction=0)
