@@ -244,8 +244,11 @@ def window(
 
 
 def normalised(pixels: Array, spec: ImageInput) -> torch.Tensor:
-    """Return ``uint8`` [B, size, size, channels] as ``float32`` [B, channels, size, size], the channels innermost in
-    memory, less the mean of each channel and divided by its standard deviation, on values in [0, 1]."""
+    """Return windows ``uint8`` [B, size, size, channels] as a backbone takes them.
+
+    Values in [0, 1] less the mean of each channel, divided by its standard deviation: ``float32``
+    [B, channels, size, size], with the channels innermost in memory.
+    """
     scaled = pixels.astype(np.float32)
     scaled /= 255.0
     scaled -= np.asarray(spec.mean[: spec.channels], np.float32)

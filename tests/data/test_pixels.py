@@ -86,7 +86,8 @@ def test_pixels_from_the_store_are_those_of_decoding_to_the_bit(folder: Path, tm
         assert torch.equal(everything(data, spec), want)
     order = [5, 0, 5, len(data.train) - 1]
     assert torch.equal(data.rows(data.train, spec).batch(order), want[order])
-    assert data.pixels is not None and not data.pixels.off
+    assert data.pixels is not None
+    assert not data.pixels.off
 
 
 def test_rows_are_decoded_once_for_all_backbones_and_processes(
@@ -121,9 +122,7 @@ def test_a_few_rows_decode_one_block_and_the_whole_order_finds_it(
 def test_augmented_rows_come_from_their_source(folder: Path, tmp_path: Path) -> None:
     data = kept(folder, tmp_path / "store")
     bare = prepare(str(folder), seed=0)
-    one, two = (
-        d.rows(d.train, SPEC).batch([0, 1, 2], "light", np.random.default_rng(4)) for d in (data, bare)
-    )
+    one, two = (d.rows(d.train, SPEC).batch([0, 1, 2], "light", np.random.default_rng(4)) for d in (data, bare))
     assert torch.equal(one, two)
     assert not (tmp_path / "store").exists()
 
@@ -142,7 +141,8 @@ def test_without_leave_to_write_rows_are_decoded(
     with caplog.at_level(logging.WARNING):
         assert torch.equal(everything(data), plain(folder))
         everything(data)
-    assert data.pixels is not None and "cannot" in data.pixels.off
+    assert data.pixels is not None
+    assert "cannot" in data.pixels.off
     assert caplog.text.count("decoded again") == 1
 
 
@@ -211,7 +211,8 @@ def test_what_is_open_stays_in_its_process(folder: Path, tmp_path: Path) -> None
 def test_normalising_a_batch_is_normalising_each_image() -> None:
     image = Image.fromarray(np.arange(30 * 20 * 3, dtype=np.uint8).reshape(30, 20, 3))
     batch = normalised(np.stack([window(image, SPEC)] * 3), SPEC)
-    assert batch.shape == (3, 3, 12, 12) and batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch.shape == (3, 3, 12, 12)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
     by_hand = (np.asarray(window(image, SPEC), np.float32) / 255 - np.float32(SPEC.mean)) / np.float32(SPEC.std)
     assert np.array_equal(batch[1].numpy(), by_hand.transpose(2, 0, 1))
     assert torch.equal(prepare_image(image, SPEC), batch[0])
