@@ -200,6 +200,23 @@ def prepare_image(
 ) -> torch.Tensor:
     """Return an image as a backbone takes it: ``float32`` [channels, size, size].
 
+    Args:
+        image: upright, RGB or L, or an array of such.
+        spec: the backbone's input.
+        augment: ``none`` or ``light``, see :func:`window`.
+        rng: random numbers of the augmentation; needed for ``light``.
+
+    Raises:
+        ValueError: the augmentation is unknown, or has no random numbers.
+    """
+    return normalised(window(image, spec, augment, rng)[None], spec)[0].contiguous()
+
+
+def window(
+    image: Image.Image | Array, spec: ImageInput, augment: str = "none", rng: np.random.Generator | None = None
+) -> Array:
+    """Return the part of an image that a backbone sees, at its size: ``uint8`` [size, size, channels].
+
     Without augmentation the shorter side is resized to ``size / crop`` and the centre is cut out. ``light``
     cuts a random window (60 to 100 % of the area, ratio 3:4 to 4:3) and mirrors half of the images.
 
@@ -223,11 +240,20 @@ def prepare_image(
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     else:
         picture = _centre(picture, spec, resample)
-    pixels = np.asarray(picture, dtype=np.float32).reshape(spec.size, spec.size, spec.channels) / 255.0
-    scaled = (pixels - np.asarray(spec.mean[: spec.channels], np.float32)) / np.asarray(
-        spec.std[: spec.channels], np.float32
-    )
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32))
+    return np.asarray(picture).reshape(spec.size, spec.size, spec.channels)
+
+
+def normalised(pixels: Array, spec: ImageInput) -> torch.Tensor:
+    """Return windows ``uint8`` [B, size, size, channels] as a backbone takes them.
+
+    Values in [0, 1] less the mean of each channel, divided by its standard deviation: ``float32``
+    [B, channels, size, size], with the channels innermost in memory.
+    """
+    scaled = pixels.astype(np.float32)
+    scaled /= 255.0
+    scaled -= np.asarray(spec.mean[: spec.channels], np.float32)
+    scaled /= np.asarray(spec.std[: spec.channels], np.float32)
+    return torch.from_numpy(scaled).permute(0, 3, 1, 2)
 
 
 def _centre(picture: Image.Image, spec: ImageInput, resample: Image.Resampling) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from autotransfer.codec import Scalar
 from autotransfer.data.checks import Checked, check, duplicates, split_groups
 from autotransfer.data.dataset import ImageDataset, clean_labels, joined
+from autotransfer.data.pixels import Pixels
 from autotransfer.data.readers import read
 from autotransfer.data.rows import PreparedRows
 from autotransfer.data.split import Split, split_rows, united
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from autotransfer.protocols import Dataset, Task
     from autotransfer.registry import Registry
     from autotransfer.spec import Input
+    from autotransfer.store import Store
 
 IMBALANCED = 3.0
 """Beyond this ratio of class sizes plain accuracy is no fair judge."""
@@ -45,13 +47,26 @@ class Prepared:
     validation: np.ndarray[Any, Any]
     test: np.ndarray[Any, Any]
     profile: Profile
+    contents: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, "S24"))
+    """Content hash by row of the dataset, ``S24``; empty where a row is not used."""
+    pixels: Pixels | None = field(default=None, repr=False, compare=False)
+    """Decoded rows that this process keeps; they do not travel."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without what belongs to this process alone."""
+        return {**vars(self), "pixels": None}
+
+    def keep_pixels(self, store: Store) -> None:
+        """Decode every row once a geometric transform, and keep its pixels in a store, from here on."""
+        splits = (self.train, self.validation, self.test)
+        self.pixels = Pixels(self.dataset, self.contents, splits, store) if len(self.contents) else None
 
     def rows(self, indices: Any, spec: Input) -> PreparedRows:
         """Return these rows prepared for a backbone's input."""
         import torch
 
         numbers = np.asarray(indices, dtype=np.int64)
-        return PreparedRows(self.dataset, numbers, spec, self.targets[torch.from_numpy(numbers)])
+        return PreparedRows(self.dataset, numbers, spec, self.targets[torch.from_numpy(numbers)], self.pixels)
 
 
 def prepare(
@@ -177,7 +192,8 @@ def _assembled(
         facts={**_facts(checked), **(registry.profile_facts(dataset) if registry is not None else {})},
         fingerprint=_fingerprint(checked, labels, split),
     )
-    return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile)
+    contents = np.array([checked.hashes.get(i, "") for i in range(len(dataset))], dtype="S24")
+    return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile, contents)
 
 
 def _split(dataset: Any, usable: list[int], strata: list[Hashable], sets: Any, checked: Checked, seed: int) -> Split:

@@ -19,6 +19,7 @@ from autotransfer.protocols import HeadState
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.transferability import judge
+from autotransfer.train.autocast import exact
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.evaluate import features
 from autotransfer.train.stages import Stages, find_stages
@@ -143,6 +144,7 @@ def compact(values: Tensor) -> Tensor:
     return values.half() if fits else values.float()
 
 
+@exact()
 def _scored(
     cuts: tuple[CutReport, ...],
     parts: dict[str, Tensor],

@@ -34,7 +34,8 @@ from autotransfer.search.survey import (
 )
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
-from autotransfer.train import checkpoint
+from autotransfer.train import checkpoint, precision
+from autotransfer.train.autocast import mixed
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 _ALWAYS = "."
 """A file without a tensor cannot be told from a damaged one, so there is always this one."""
+TRAINING_ASKED = 10.0
+"""Seconds to read for; with fewer nothing will be trained, so it is not measured how fast that would be."""
 LIVE = 2
 """Trainings that a worker keeps in memory; others come back from their checkpoints."""
 
@@ -68,6 +71,8 @@ class Worker:
         self.frozen: Frozen | None = None
         self.live: OrderedDict[tuple[str, int], Trainer] = OrderedDict()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if context.store and context.prepared.pixels is None:
+            context.prepared.keep_pixels(Store(Path(context.store), context.store_bytes))
 
     @property
     def task(self) -> Task:
@@ -100,10 +105,20 @@ class Worker:
         if self.frozen is None or self.frozen.spec.id != spec.id:
             self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
             go_on(self.context, self.frozen)
-        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
+            self.frozen.record = replace(self.frozen.record, dtype=self._precision(self.frozen, train, "frozen"))
+        with mixed(self.frozen.record.dtype, self.device):
+            record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
+        if job.last and job.seconds >= TRAINING_ASKED:
+            record = replace(record, training_dtype=self._precision(self.frozen, train, "training"))
         if job.last:
             self.frozen = None
         return record
+
+    def _precision(self, frozen: Frozen, rows: Rows, kind: str) -> str:
+        """Return the dtype that passes of this kind run in, on this machine."""
+        batch = rows.batch(range(min(precision.ROWS, len(rows))))
+        spec, threads = frozen.spec, self.context.threads
+        return precision.choose(frozen.backbone, batch, threads, kind, spec=spec, tick=self.tick).dtype
 
     def backbone(self, spec: BackboneSpec, *, fit: bool = False) -> nn.Module:
         """Return the pretrained backbone on this worker's device; a fitted one is fitted, or restored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -180,8 +181,10 @@ def _training_pass(backbone: nn.Module, inputs: Any, output: str) -> tuple[Tenso
 
 
 def _agreement(full: Tensor, half: Tensor) -> float:
-    """Return the cosine between two [N, width] less the mean row of the first: what is the same in all rows, often
-    one large feature, tells nothing of how rows differ. Of equal rows it is the plain cosine."""
+    """Return the cosine between two [N, width] less the mean row of the first; of equal rows the plain cosine.
+
+    What is the same in all rows, often one large feature, tells nothing of how rows differ.
+    """
     a, b = full.double(), half.double()
     middle = a.mean(0)
     if (a - middle).norm() > 1e-6 * a.norm():
@@ -227,5 +230,6 @@ def _keep(file: Path, question: dict[str, Any], answer: Precision) -> Precision:
     except OSError as error:
         log.warning("the arithmetic of this run cannot be kept, so another may be chosen next time: %s", error)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there
+            temporary.unlink()
     return answer
