@@ -16,6 +16,7 @@ from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
 from autotransfer.schema import CurvePoint
 from autotransfer.train import gradients, groups
 from autotransfer.train.evaluate import device_of, features, predict
+from autotransfer.train.heads import STANDARDISE_ROWS
 from autotransfer.train.job import Job
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
 from autotransfer.train.schedule import Segment, rate, segments, total_steps
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from autotransfer.protocols import Rows
     from autotransfer.schema import Training
 
-STANDARDISE_ROWS = 512
-"""Training rows whose features give the head's fixed statistics."""
 SNAPSHOTS = 8
 """Best-so-far weights that are kept for a strategy's last touch, where it has one."""
 
