@@ -4,7 +4,7 @@
     python benchmarks/heads.py --heads 8 32 64 --repeats 5 --json
 
 Both sides fit the same random features with the same settings, batches and schedule, and score the validation
-rows after each epoch with the task's own metrics. The sides take turns; a speed-up is the median over the turns of
+rows after each epoch by the task's deciding metric. The sides take turns; a speed-up is the median over the turns of
 the ratio of seconds a head. The separate heads are nn.Linear with autograd and torch.optim.AdamW (foreach).
 """
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from autotransfer.tasks import make_task
+from autotransfer.tasks.metrics import deciding
 from autotransfer.train.fused import HeadSetting, fit_heads
 from autotransfer.train.heads import LinearHead
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -61,7 +62,7 @@ def separate(train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], one: Hea
             optimizer.step()
             step += 1
         with torch.no_grad():
-            best = max(best, task.objective(task.scores(head(held[0]), held[1])))
+            best = max(best, deciding(task, head(held[0]), held[1]))
     return best
 
 

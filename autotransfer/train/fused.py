@@ -15,6 +15,7 @@ from torch.nn import functional
 from autotransfer.errors import ConfigError, PluginContractError
 from autotransfer.protocols import HeadState
 from autotransfer.schema import CurvePoint
+from autotransfer.tasks.metrics import deciding
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.heads import STANDARDISE_ROWS, moments
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -181,7 +182,7 @@ class _Stack:
             own = outputs[:, k]
             if not own.isfinite().all():
                 continue
-            objective = self.task.objective(self.task.scores(own, targets))
+            objective = deciding(self.task, own, targets)
             self.curves[k].append(CurvePoint(epoch=float(epoch), train_loss=means[k], objective=objective))
             if objective > self.best[k][1]:
                 self.best[k] = (float(epoch), objective, self.values[self._of(k)].clone())
@@ -245,13 +246,13 @@ class _Stack:
 
 def _softmax(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of class numbers [n]; smoothing gives every class its share."""
-    count, _, classes = outputs.shape
-    logs = outputs.log_softmax(-1)
-    own = targets[:, None, None].expand(-1, outputs.shape[1], 1)
-    losses = -((1.0 - smoothing) * logs.gather(2, own)[..., 0] + smoothing * logs.mean(-1)).mean(0)
-    slopes = logs.exp_().sub_((smoothing / classes)[:, None])
-    slopes.scatter_add_(2, own, (smoothing - 1.0)[None, :, None].expand(count, -1, 1))
-    return losses, slopes.div_(count)
+    count, heads, classes = outputs.shape
+    logs = outputs.transpose(1, 2).contiguous().log_softmax(1)  # several times faster than over a short last dimension
+    own = targets[:, None, None].expand(-1, 1, heads)
+    losses = -((1.0 - smoothing) * logs.gather(1, own)[:, 0] + smoothing * logs.mean(1)).mean(0)
+    slopes = logs.exp_().sub_(smoothing / classes)
+    slopes.scatter_add_(1, own, (smoothing - 1.0).expand(count, 1, -1))
+    return losses, slopes.div_(count).transpose(1, 2)
 
 
 def _sigmoid(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
