@@ -41,10 +41,14 @@ def rows(count: int, width: int, classes: int, seed: int) -> tuple[Tensor, Tenso
 
 def settings(count: int) -> list[HeadSetting]:
     """Return settings over four decades of rate and five decays, without dropout."""
-    return [HeadSetting(lr=10 ** (-4 + 3 * k / max(1, count - 1)), weight_decay=10.0 ** (k % 5 - 4)) for k in range(count)]
+    return [
+        HeadSetting(lr=10 ** (-4 + 3 * k / max(1, count - 1)), weight_decay=10.0 ** (k % 5 - 4)) for k in range(count)
+    ]
 
 
-def separate(train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], one: HeadSetting, task: Any, epochs: int) -> float:
+def separate(
+    train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], one: HeadSetting, task: Any, epochs: int
+) -> float:
     """Train one head alone; return its best objective."""
     features, targets = train
     head = LinearHead("vector", features.shape[1], task.outputs)
@@ -89,8 +93,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             mine = some if count == len(some) else settings(count)
             spent, ours = timed(
                 lambda mine=mine: [
-                    h.objective
-                    for h in fit_heads(*train, *held, mine, task, epochs=given.epochs, batch_size=BATCH)
+                    h.objective for h in fit_heads(*train, *held, mine, task, epochs=given.epochs, batch_size=BATCH)
                 ]
             )
             if turn:

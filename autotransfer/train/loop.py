@@ -15,6 +15,7 @@ from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
 from autotransfer.schema import CurvePoint
 from autotransfer.train import gradients, groups
+from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS
 from autotransfer.train.job import Job
@@ -208,7 +209,7 @@ class Trainer:
 
     def _frozen_pass(self, rows: Rows | None, count: int | None = None) -> Tensor:
         if rows is None:
-            return torch.zeros(0, self.job.stages.width)
+            return torch.zeros(0, len(self.job.network.head.mean))
         stop = len(rows) if count is None else min(count, len(rows))
         network = self.job.network
         passes = features(
@@ -220,7 +221,7 @@ class Trainer:
             stop=stop,
             tick=self._in_time,
         )
-        return torch.cat([pools[-1] for pools in passes])
+        return torch.cat([pools[-1] if network.depths is None else concatenated(pools) for pools in passes])
 
     def _in_time(self) -> None:
         self.job.tick()
