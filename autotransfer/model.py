@@ -232,9 +232,7 @@ class TransferModel:
             autotransfer=_version(),
             backbone=self.spec.id,
             recipe=self.recipe,
-            head=folder.HeadShape(
-                output=self.spec.output, width=len(self._network.head.mean), outputs=self.task.outputs
-            ),
+            head=folder.head_shape(self._network, self.spec, self.task),
             plugin=folder.plugin_note(self._registry, self.spec),
         )
         tensors = folder.with_fitted(self._network.state_dict(), self._fitted)

@@ -24,17 +24,30 @@ from autotransfer.protocols import FittedModule, FittedState, Task
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, RunRecord
 from autotransfer.spec import BackboneSpec, Input, with_stages
+from autotransfer.train.depths import DepthNetwork
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.weights import sha256
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
+READS = (1, 2)
+"""Formats that are read: in the first one no head sees more than the backbone's output."""
 WEIGHTS, RECIPE, LABELS = "weights.safetensors", "recipe.json", "labels.json"
 PREPROCESSING, HISTORY, FITTED, CARD = "preprocessing.json", "history.json", "fitted.json", "README.md"
 CHECKED = (WEIGHTS, LABELS, PREPROCESSING, HISTORY, FITTED)
 """Files whose checksums must hold; the card may be edited by its reader."""
+CHECKSUM = 64
+"""Hexadecimal digits of the note's checksum."""
 _FITTED = "fitted."
 """Prefix of a fitted backbone's own state among the saved tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """A stage whose pooled features a head sees."""
+
+    path: str
+    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +56,10 @@ class HeadShape:
 
     output: str
     width: int
+    """Pooled features of the backbone's output."""
     outputs: int
+    depths: tuple[Depth, ...] | None = None
+    """Stages that a head on all depths sees before the output, in order; None: it sees the output as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +97,7 @@ class ModelNote:
 
     def signed(self) -> ModelNote:
         """Return the note with its own checksum."""
-        return replace(self, checksum=digest(replace(self, checksum=""), 64))
+        return replace(self, checksum=digest(replace(self, checksum=""), CHECKSUM))
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,17 @@ def write(path: Path, note: ModelNote, tensors: Mapping[str, Tensor], bodies: Ma
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def head_shape(network: TransferNetwork, spec: BackboneSpec, task: Task) -> HeadShape:
+    """Return what a network's head is made from."""
+    depths = network.depths
+    return HeadShape(
+        output=spec.output,
+        width=len(network.head.mean) - sum((depths or {}).values()),
+        outputs=task.outputs,
+        depths=None if depths is None else tuple(Depth(path=p, width=w) for p, w in depths.items()),
+    )
 
 
 def with_fitted(tensors: Mapping[str, Tensor], fitted: FittedState | None) -> dict[str, Tensor]:
@@ -223,13 +250,14 @@ def read_note(path: Path) -> ModelNote:
         raise ModelError(f"{path} {state}; wanted a folder that model.save or autotransfer fit wrote")
     body = _load(path / RECIPE)
     found = body.get("format") if isinstance(body, dict) else None
-    if found != FORMAT:
+    if found not in READS or isinstance(found, bool):
         raise ModelError(
-            f"{path} has the model format {found!r}; this autotransfer reads format {FORMAT}. "
+            f"{path} has the model format {found!r}; this autotransfer reads format {' and '.join(map(str, READS))}. "
             "Load it with the version that wrote it, or train it again"
         )
     note = from_json(ModelNote, body)
-    if note.signed().checksum != note.checksum:
+    # Of the file as it is, not of the note: fields that a later version adds have no part in it.
+    if digest({**body, "checksum": ""}, CHECKSUM) != note.checksum:
         raise ModelError(f"{path / RECIPE} has another checksum than it says: it was altered by hand or damaged")
     return note
 
@@ -292,15 +320,26 @@ def _state(content: Read) -> tuple[FittedState | None, dict[str, Tensor]]:
 def _network(
     registry: Registry, spec: BackboneSpec, task: Task, note: ModelNote, fitted: FittedState | None
 ) -> TransferNetwork:
+    depths = None if note.head.depths is None else {d.path: d.width for d in note.head.depths}
+    width = note.head.width + sum((depths or {}).values())
     with torch.random.fork_rng(devices=[]):  # the random initialisation is replaced, and must leave no trace
         backbone = build_backbone(registry.factory(spec), spec, None)
-        head: Any = task.head(note.head.output, note.head.width, note.recipe.training.dropout)
+        head: Any = task.head(note.head.output, width, note.recipe.training.dropout)
     if spec.fitted:
         if fitted is None:
             raise ModelError(f"{spec.id} is a fitted backbone, and the model folder holds no {FITTED}")
         assert isinstance(backbone, FittedModule)
         backbone.restore(fitted)
-    return TransferNetwork(backbone, head)
+    if depths is None:
+        return TransferNetwork(backbone, head)
+    lost = sorted(depths.keys() - dict(backbone.named_modules()).keys())
+    if lost:
+        raise ModelError(
+            f"the head sees the stages {', '.join(lost)}, which {spec.id} as "
+            f"{plugin_note(registry, spec).title} builds it here does not have; the model was saved with "
+            f"{note.plugin.title}"
+        )
+    return DepthNetwork(backbone, head, depths)
 
 
 def plugin_note(registry: Registry, spec: BackboneSpec) -> PluginNote:

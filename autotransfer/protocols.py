@@ -144,7 +144,7 @@ class FittedState:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadState:
-    """A head given in closed form, on standardised or raw features as its strategy chose."""
+    """A head given in closed form, on the raw pooled features that its strategy was given."""
 
     weight: Tensor
     """``float32`` [outputs, width]."""
@@ -203,6 +203,8 @@ class Strategy:
     """Paper or text that the method comes from."""
     baseline: bool = False
     """True: made for backbones with ``transfer=False``."""
+    depths: bool = False
+    """True: the head sees the pooled features of all stages side by side, each of unit norm in each row."""
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether this strategy suits the data and the backbone, and why not."""
@@ -225,7 +227,10 @@ class Strategy:
         return Training()
 
     def head(self, features: Tensor, targets: Tensor) -> HeadState | None:
-        """Return a head in closed form from ``float32`` [N, width] features and encoded targets, or None."""
+        """Return a head in closed form from ``float32`` [N, width] features and encoded targets, or None.
+
+        Where ``depths`` is true, the features are those of all stages side by side.
+        """
         return None
 
     def adapt(self, backbone: nn.Module, values: Mapping[str, Scalar], rows: Rows) -> None:

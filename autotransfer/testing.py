@@ -27,11 +27,12 @@ from autotransfer.space import Choice, Integer, LogUniform, Uniform
 from autotransfer.spec import BackboneSpec, ImageInput, frozen_stages, with_stages
 from autotransfer.tasks import make_task
 from autotransfer.train.cuts import check_cuts
+from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import arithmetic
-from autotransfer.train.heads import LinearHead, pool_output
+from autotransfer.train.heads import pool_output
 from autotransfer.train.job import Job
 from autotransfer.train.loop import Trainer
-from autotransfer.train.network import TransferNetwork, build_backbone, call, to_device
+from autotransfer.train.network import build_backbone, call, to_device
 from autotransfer.train.stages import Stages, find_stages
 
 ROWS = 3
@@ -284,7 +285,7 @@ def _trained(strategy: Strategy, spec: BackboneSpec, values: dict[str, Any], pha
         settings: Training = strategy.training(PROFILE, values)
         recipe = Recipe(backbone=spec.id, strategy=strategy.id, stages=spec.stages, training=settings)
         task = make_task("multiclass", [int(v) for v in train.targets])
-        network = TransferNetwork(backbone, LinearHead("vector", 6, task.outputs))
+        network = make_network(backbone, stages, task, strategy, "vector")
         trainer = Trainer(
             Job(
                 network=network,

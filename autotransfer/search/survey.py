@@ -21,6 +21,7 @@ from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.transferability import judge
 from autotransfer.train.autocast import exact, mixed
 from autotransfer.train.cuts import check_cuts
+from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features
 from autotransfer.train.stages import Stages, find_stages
 
@@ -201,16 +202,22 @@ def _tensors(path: Path, *names: str) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in names if name in there}
 
 
-def final_features(path: Path) -> tuple[Tensor, Tensor] | None:
-    """Return the pooled output of the backbone on train and validation rows, ``float32``; None where partial."""
+def head_features(path: Path, depths: bool = False) -> tuple[Tensor, Tensor] | None:
+    """Return what a head sees of train and validation rows, ``float32`` [N, width]; None where partial.
+
+    Args:
+        path: of a features file.
+        depths: all depths, as :func:`concatenated` joins them; else the backbone's pooled output.
+    """
     with safe_open(path, framework="pt") as file:
         names: list[str] = list(file.keys())
-        depths = [int(n.rpartition("/")[2]) for n in names if n.startswith("train/")]
-        last = max(depths)
-        if f"validation/{last}" not in names:
+        count = 1 + max(int(n.rpartition("/")[2]) for n in names if n.startswith("train/"))
+        if f"validation/{count - 1}" not in names:
             return None
-        train, validation = (file.get_tensor(f"{split}/{last}") for split in ("train", "validation"))
-        return train.float(), validation.float()
+        wanted = range(count) if depths else (count - 1,)
+        splits = [[file.get_tensor(f"{split}/{depth}") for depth in wanted] for split in ("train", "validation")]
+    train, validation = (concatenated(pools) if depths else pools[0].float() for pools in splits)
+    return train, validation
 
 
 def write_atomically(tensors: dict[str, Tensor], path: Path) -> None:

@@ -25,8 +25,8 @@ from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, s
 from autotransfer.search.survey import (
     Frozen,
     closed_form_head,
-    final_features,
     go_on,
+    head_features,
     load_features,
     open_backbone,
     run_survey,
@@ -35,12 +35,13 @@ from autotransfer.search.survey import (
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
 from autotransfer.train import checkpoint, precision
+from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.train.prefixes import Prefixes
-from autotransfer.train.stages import find_stages
+from autotransfer.train.stages import Stages, find_stages
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Task
@@ -195,8 +196,8 @@ class Worker:
         train, validation = rows or (self.rows(spec, "train"), self.rows(spec, "validation"))
         network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train, self.device)
         phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values_of(recipe))
-        pooled = final_features(features) if features is not None and rows is None else None
-        adapted = overrides(strategy, "adapt")  # the survey's head was fitted to other features
+        pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
+        adapted = overrides(strategy, "adapt") or strategy.depths  # the survey's head was fitted to other features
         started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
         split = {"train": train} if validation is None else {"train": train, "validation": validation}
         return Trainer(
@@ -235,7 +236,7 @@ def build_network(
     task: Task,
     train: Rows,
     device: torch.device,
-) -> tuple[Any, Any]:
+) -> tuple[TransferNetwork, Stages]:
     """Return backbone and head as one network, adapted, and its stages (found again after adapting).
 
     Raises:
@@ -247,8 +248,8 @@ def build_network(
     stages = find_stages(backbone, probe, declared=recipe.stages or spec.stages, output=spec.output)
     if recipe.stages and stages.paths != recipe.stages:
         raise PluginContractError(f"the stages of {spec.id} changed: {stages.paths}, in the recipe {recipe.stages}")
-    head: Any = task.head(spec.output, stages.width, recipe.training.dropout)
-    return TransferNetwork(backbone, head).to(device), stages
+    network = make_network(backbone, stages, task, strategy, spec.output, recipe.training.dropout)
+    return network.to(device), stages
 
 
 def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: Rows | None) -> FittedState:

@@ -40,6 +40,22 @@ def measured(task: str, predicted: Array, truth: Array) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
+def deciding(task: Task, outputs: Any, targets: Any) -> float:
+    """Return the task's objective on these rows without its other metrics; equal to that of all its scores.
+
+    Args:
+        task: whose outputs these are.
+        outputs: of the network, ``float32`` [N, outputs].
+        targets: encoded, [N] or [N, K].
+    """
+    measure = MEASURES.get(task.name, {}).get(task.metric)
+    if measure is None or not len(targets):
+        return task.objective(task.scores(outputs, targets))
+    predicted = task.probabilities(outputs) if task.classes else task.decode(outputs)
+    value = measure(predicted, targets.numpy() if task.classes else task.decode(targets))
+    return task.objective({} if value is None else {task.metric: float(value)})
+
+
 def interval(
     task: Task, outputs: Any, targets: Any, metric: str | None = None, *, seed: int = 0, draws: int = 1000
 ) -> tuple[float, float]:

@@ -109,10 +109,10 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
         return [job.task.loss(outputs, targets, job.training.label_smoothing)]
     rng = np.random.default_rng(stream(job.recipe.seed, job.recipe.key, "augment", trainer.step, int(piece[0])))
     inputs = to_device(job.train.batch([int(i) for i in piece], phase.augment, rng), device)
-    paths = job.stages.paths[:-1] if trainer.own_term is not None else ()
+    paths = job.stages.paths[:-1] if trainer.own_term is not None else tuple(network.depths or ())
     with stage_outputs(network.backbone, paths) as seen:
         raw = call(network.backbone, inputs)
-        outputs = network.head(raw)
+    outputs = network.head.classify(network.pooled(raw, seen))
     terms = [job.task.loss(outputs, targets, job.training.label_smoothing)]
     if trainer.own_term is not None:
         pools = _stage_features(trainer, seen, raw)

@@ -12,6 +12,8 @@ from autotransfer.protocols import HeadState
 from autotransfer.train.autocast import exact
 
 _RANK = {"vector": 2, "tokens": 3, "map": 4}
+STANDARDISE_ROWS = 512
+"""Training rows whose features give a head's fixed statistics."""
 
 
 class LinearHead(nn.Module):
@@ -47,10 +49,9 @@ class LinearHead(nn.Module):
     @torch.no_grad()
     def standardise(self, pooled: Tensor) -> None:
         """Take the mean and scale of pooled training features [N, width]; constant ones are left unscaled."""
-        spread = pooled.double().std(0, correction=0)
-        floor = 1e-6 * pooled.double().abs().amax(0).clamp_min(1.0)
-        self.mean.copy_(pooled.double().mean(0))
-        self.scale.copy_(torch.where(spread > floor, 1.0 / spread.clamp_min(1e-12), torch.ones_like(spread)))
+        mean, scale = moments(pooled)
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
 
     @torch.no_grad()
     def begin(self, state: HeadState) -> None:
@@ -86,6 +87,14 @@ class LinearHead(nn.Module):
         self.scale.fill_(1.0)
         self.linear.weight.copy_(state.weight)
         self.linear.bias.copy_(state.bias)
+
+
+def moments(pooled: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and 1 / spread of pooled features [N, width], ``float64`` [width]; 1 where a feature is constant."""
+    values = pooled.double()
+    spread = values.std(0, correction=0)
+    floor = 1e-6 * values.abs().amax(0).clamp_min(1.0)
+    return values.mean(0), torch.where(spread > floor, 1.0 / spread.clamp_min(1e-12), torch.ones_like(spread))
 
 
 def pool_output(features: Any, output: str) -> Tensor:

@@ -33,7 +33,7 @@ class Job:
     validation: Rows | None
     """None: nothing is evaluated and the last weights count (refit)."""
     pooled: tuple[Tensor, Tensor] | None = None
-    """Pooled output of the pretrained backbone on train and validation rows, where it is stored."""
+    """What the head sees of train and validation rows before the backbone is trained, where it is stored."""
     start: HeadState | None = None
     """The survey's closed-form head on the pretrained backbone's raw pooled output: a head start; None: cold."""
     prefixes: Prefixes | None = None

@@ -16,7 +16,9 @@ from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
 from autotransfer.schema import CurvePoint
 from autotransfer.train import gradients, groups
 from autotransfer.train.autocast import exact
+from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
+from autotransfer.train.heads import STANDARDISE_ROWS
 from autotransfer.train.job import Job
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
 from autotransfer.train.schedule import Segment, rate, segments, total_steps
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from autotransfer.schema import Training
     from autotransfer.train.prefixes import Prefix
 
-STANDARDISE_ROWS = 512
-"""Training rows whose features give the head's fixed statistics."""
 SNAPSHOTS = 8
 """Best-so-far weights that are kept for a strategy's last touch, where it has one."""
 
@@ -219,7 +219,7 @@ class Trainer:
         if job.prefixes is None or self.own_term is not None or frozen is None or self.phase < 0:
             return None
         phase = job.phases[self.phase]
-        if phase.augment != "none":
+        if phase.augment != "none" or job.network.depths is not None:
             return None
         found = job.prefixes.find(job.network.backbone, job.stages, frozen, phase.epochs)
         self.notes += [n for n in job.prefixes.notes if n not in self.notes]
@@ -233,7 +233,7 @@ class Trainer:
 
     def _frozen_pass(self, rows: Rows | None, count: int | None = None) -> Tensor:
         if rows is None:
-            return torch.zeros(0, self.job.stages.width)
+            return torch.zeros(0, len(self.job.network.head.mean))
         stop = len(rows) if count is None else min(count, len(rows))
         network = self.job.network
         passes = features(
@@ -245,7 +245,7 @@ class Trainer:
             stop=stop,
             tick=self._in_time,
         )
-        return torch.cat([pools[-1] for pools in passes])
+        return torch.cat([pools[-1] if network.depths is None else concatenated(pools) for pools in passes])
 
     def _in_time(self) -> None:
         self.job.tick()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import FittedModule
-from autotransfer.train.heads import LinearHead
+from autotransfer.train.heads import LinearHead, pool_output
 from autotransfer.train.sampling import stream
 from autotransfer.weights import mend_torchvision
 
@@ -29,10 +29,21 @@ class TransferNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.depths: dict[str, int] | None = None
+        """Pooled widths of stages that the head sees before the output, by path; None: it sees the output as it is."""
 
     def forward(self, inputs: Any) -> Tensor:
         """Return the head's outputs ``float32`` [N, outputs]."""
-        return cast(Tensor, self.head(call(self.backbone, inputs)))
+        return self.head.classify(self.pooled(call(self.backbone, inputs), {}))
+
+    def pooled(self, raw: Any, seen: Mapping[str, Any]) -> Tensor:
+        """Return the features that the head sees, [N, width].
+
+        Args:
+            raw: what the backbone gave.
+            seen: pooled features of at least the stages in ``depths``, by path.
+        """
+        return pool_output(raw, self.head.output)
 
 
 def call(module: nn.Module, inputs: Any) -> Any:

@@ -14,7 +14,8 @@ from autotransfer_strategies import autotransfer_strategies
 from autotransfer_strategies.settings import batch_size, fine_tuning
 
 STRATEGIES = {s.id: s for s in autotransfer_strategies()}
-PROBE, PARTIAL, FULL = (STRATEGIES[f"core/{n}"] for n in ("probe", "partial", "full"))
+PROBE, PARTIAL, FULL, RIDGE, DEPTHS = (STRATEGIES[f"core/{n}"] for n in ("probe", "partial", "full", "ridge", "depths"))
+TRAINED = {s.id: s for s in (PROBE, PARTIAL, FULL)}
 PROFILE = Profile(
     name="toy", modality="image", task="multiclass", metric="accuracy", rows=500, train=300, validation=100, test=100
 )
@@ -26,10 +27,26 @@ def spec(stages: int, transfer: bool = True) -> BackboneSpec:
     )
 
 
-def test_there_are_three() -> None:
-    assert set(STRATEGIES) == {"core/probe", "core/partial", "core/full"}
+def test_there_are_five() -> None:
+    assert set(STRATEGIES) == {*TRAINED, "core/ridge", "core/depths"}
     assert all(s.summary and s.source and not s.baseline for s in STRATEGIES.values())
-    assert not any(overrides(s, door) for s in STRATEGIES.values() for door in ("head", "adapt", "objective", "finish"))
+    assert not any(overrides(s, door) for s in STRATEGIES.values() for door in ("adapt", "objective", "finish"))
+    assert [s.id for s in STRATEGIES.values() if overrides(s, "head")] == ["core/ridge", "core/depths"]
+    assert [s.id for s in STRATEGIES.values() if s.depths] == ["core/depths"]
+
+
+@pytest.mark.parametrize("strategy", [RIDGE, DEPTHS], ids=lambda s: s.id)
+def test_closed_forms_train_nothing_and_search_nothing(strategy: Strategy) -> None:
+    assert strategy.phases(PROFILE, spec(5), {"epochs": 10}) == []
+    assert strategy.space(PROFILE, spec(5)) == {}
+
+
+@pytest.mark.parametrize(("stages", "fits"), [(0, False), (1, False), (2, True)])
+def test_all_depths_need_more_than_one(stages: int, fits: bool) -> None:
+    verdict = DEPTHS.applies(PROFILE, spec(stages))
+    assert verdict.ok == fits
+    assert bool(verdict.reason) == (not fits)
+    assert RIDGE.applies(PROFILE, spec(stages)).ok
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
@@ -73,7 +90,7 @@ def test_full_is_one_phase_with_nothing_frozen() -> None:
     assert FULL.phases(PROFILE, spec(5), values) == [Phase(epochs=3, lr=1e-3, lr_ratio=0.2, layer_decay=0.75, freeze=0)]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize("strategy", TRAINED.values(), ids=TRAINED)
 def test_every_draw_gives_phases(strategy: Strategy) -> None:
     rng, net = Random(0), spec(4)
     for _ in range(30):
@@ -85,7 +102,7 @@ def test_every_draw_gives_phases(strategy: Strategy) -> None:
         assert all(p.lr == values["lr"] and 0 < p.lr_ratio <= 1 for p in phases)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize("strategy", TRAINED.values(), ids=TRAINED)
 def test_a_value_that_is_no_number_is_named(strategy: Strategy) -> None:
     values = {"epochs": 10, "freeze": 2, "lr": "fast", "lr_ratio": 0.1, "layer_decay": 1.0}
     with pytest.raises(ConfigError, match="'lr' is 'fast'; wanted a number"):
@@ -96,7 +113,7 @@ def test_a_value_that_is_no_number_is_named(strategy: Strategy) -> None:
 def test_batches_grow_with_the_rows(rows: int, size: int) -> None:
     assert batch_size(rows) == size
     profile = replace(PROFILE, train=rows)
-    assert {s.training(profile, {}).batch_size for s in STRATEGIES.values()} == {size}
+    assert {s.training(profile, {}).batch_size for s in TRAINED.values()} == {size}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from sklearn import metrics as sk
 
 from autotransfer.tasks import METRICS, make_task
-from autotransfer.tasks.metrics import MEASURES, interval, measured, signed
+from autotransfer.tasks.metrics import MEASURES, deciding, interval, measured, signed
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -132,6 +132,20 @@ def test_the_interval_of_every_metric_holds_its_value(name: str, values: list[An
         outputs = task.survey_target(targets).float() + torch.randn(60, task.outputs)
         low, high = interval(task, outputs, targets, draws=200)
         assert low < task.scores(outputs, targets)[metric] < high, metric
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("binary", ["a", "b"] * 9), ("multilabel", ["a|b", "b", "c|a"] * 6), ("regression", [*range(18)])],
+)
+def test_the_deciding_metric_alone_is_the_objective_of_all(name: str, values: list[Any]) -> None:
+    outputs = torch.randn(18, 3, generator=torch.Generator().manual_seed(0))
+    for metric in MEASURES[name]:
+        task = make_task(name, values, metric)
+        own, targets = outputs[:, : task.outputs], task.encode(values)
+        assert deciding(task, own, targets) == task.objective(task.scores(own, targets))
+    task = make_task("binary", ["a", "b"], "roc_auc")
+    assert deciding(task, outputs[:, :2], torch.zeros(18, dtype=torch.int64)) == float("-inf")
 
 
 def test_the_interval_of_a_metric_that_does_not_decide() -> None:

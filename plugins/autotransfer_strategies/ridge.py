@@ -1,0 +1,43 @@
+"""Heads in closed form: no epoch of training, on the last features or on those of all depths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotransfer.plugin import BackboneSpec, HeadState, Profile, Strategy, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Ridge(Strategy):
+    """No phase at all: ridge regression on frozen features, its penalty and sharpness chosen by leave-one-out."""
+
+    id = "core/ridge"
+    summary = "ridge regression on frozen features, in closed form"
+    source = "Allen 1974 (PRESS); Rifkin and Lippert 2007, Notes on regularized least squares"
+
+    def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
+        """Return whether there is something to transfer."""
+        return Verdict(True) if spec.transfer else Verdict(False, "a baseline has its own strategy")
+
+    def head(self, features: Tensor, targets: Tensor) -> HeadState | None:
+        """Return the ridge solution; of classes and labels, as logits with a fitted temperature."""
+        from autotransfer_strategies.closed_form import ridge_head
+
+        return ridge_head(features, targets)
+
+
+class Depths(Ridge):
+    """The same on the pooled features of all stages side by side."""
+
+    id = "core/depths"
+    summary = "ridge regression on the frozen features of all stages, in closed form"
+    source = "Evci et al. 2022, Head2Toe (arXiv 2201.03529)"
+    depths = True
+
+    def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
+        """Return whether there are features beside the last ones."""
+        verdict = super().applies(profile, spec)
+        few = verdict.ok and len(spec.stages) < 2
+        return Verdict(False, "the backbone has fewer than two stages") if few else verdict
