@@ -26,6 +26,10 @@ HEAD_START = "head_start"
 _LOOP = {f.name for f in dataclasses.fields(Training)}
 DRAWN = 192
 """Recipes drawn for a generation, of which the most promising few are run."""
+FAMILY = 24
+"""Heads that are trained in one product: more gain nothing on a CPU (benchmarks/heads.py)."""
+HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing")
+"""Loop settings in which heads of one product may differ."""
 ATTEMPTS = 4
 """Draws for each recipe wanted before the space is taken for exhausted."""
 
@@ -128,6 +132,8 @@ class Proposer:
         stages = {r.backbone: r.stages for r in survey}
         self.specs = {i: with_stages(s, stages.get(i, ())) for i, s in space.specs.items()}
         self.seen: set[str] = set()
+        self.families: set[tuple[str, str]] = set()
+        """Backbones and strategies whose heads were trained together already."""
         self.drawn = 0
 
     def again(self) -> Proposer:
@@ -158,28 +164,68 @@ class Proposer:
         tuned = {"lr": 1e-3, "lr_ratio": 0.1, HEAD_START: True}
         found: list[Candidate] = []
         found += self._named(static, "core/full", {"layer_decay": 0.75, **tuned}, "default recipe")
-        for id in [best, *second]:
-            found += self._named(id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "head of a survey winner")
+        found += self._named(best, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey winner")
         found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **tuned}, "survey winner, top third")
+        found += self._named(best, "core/depths", {}, "one head on all depths of the survey winner")
+        for id in second:
+            found += self._named(id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey's second")
         return found
 
     def draw(self) -> list[Candidate]:
         """Return many recipes not yet tried, drawn in favour of what the survey favours; empty: none is left."""
         if not self.order:  # no backbone got through the survey
             return []
-        found: dict[str, Candidate] = {}
+        found: dict[str, Recipe] = {}
         for _ in range(ATTEMPTS * DRAWN):
             if len(found) == DRAWN:
                 break
             recipe = self._drawn()
             key = _key(recipe) if recipe is not None else ""
             if recipe is not None and key not in self.seen:
-                found.setdefault(key, Candidate(recipe=recipe, reason="expected to improve most for its cost"))
-        return list(found.values())
+                found.setdefault(key, recipe)
+        reason = "expected to improve most for its cost"
+        return [Candidate(recipe=r, reason=reason) for r in self._one_a_family(list(found.values()))]
 
-    def take(self, candidate: Candidate) -> None:
-        """Note that a drawn candidate is tried, so that it is not proposed again."""
-        self.seen.add(_key(candidate.recipe))
+    def take(self, candidate: Candidate) -> Candidate:
+        """Return a drawn candidate with its rivals, and note that they are tried, so that none is proposed again."""
+        (whole,) = self._new(candidate.recipe, candidate.reason)
+        return whole
+
+    def _one_a_family(self, recipes: list[Recipe]) -> list[Recipe]:
+        """Return the recipes without heads that would be trained with another one's, or were; unless all are such."""
+        named = set(self.families)
+        kept, spare = [], []
+        for recipe in recipes:
+            family = (recipe.backbone, recipe.strategy)
+            if not self._is_family(recipe):
+                kept.append(recipe)
+            elif family in named:
+                spare.append(recipe)
+            else:
+                named.add(family)
+                kept.append(recipe)
+        return kept or spare
+
+    def _is_family(self, recipe: Recipe) -> bool:
+        strategy = next(s for s in self.space.strategies if s.id == recipe.strategy)
+        phases = strategy.phases(self.space.profile, self.specs[recipe.backbone], values_of(recipe))
+        return is_family(strategy, phases, len(recipe.stages))
+
+    def _rivals(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """Return heads to train beside this one, each new: as many passes and as large batches, other values."""
+        strategy, spec = next(s for s in self.space.strategies if s.id == recipe.strategy), self.specs[recipe.backbone]
+        domains = self.space.domains(strategy, spec)
+        found: dict[str, Recipe] = {}
+        for draw in range(2 * FAMILY):
+            rng = Random(stream(self.space.seed, "rival", recipe.key, draw))
+            values = {n: d.sample(rng) for n, d in sorted(domains.items())} | {"epochs": recipe.values["epochs"]}
+            rival = self.space.recipe(spec, strategy, values)
+            key = _key(rival)
+            alike = replace(rival.training, **{n: getattr(recipe.training, n) for n in HEAD_VALUES})
+            if key not in self.seen and alike == recipe.training and len(found) < FAMILY - 1:
+                found.setdefault(key, rival)
+        self.seen |= set(found)
+        return tuple(found.values())
 
     def _drawn(self) -> Recipe | None:
         rng = Random(stream(self.space.seed, "draw", self.drawn))
@@ -212,7 +258,18 @@ class Proposer:
         if key in self.seen:
             return []
         self.seen.add(key)
-        return [Candidate(recipe=recipe, reason=reason)]
+        if not self._is_family(recipe):
+            return [Candidate(recipe=recipe, reason=reason)]
+        self.families.add((recipe.backbone, recipe.strategy))
+        return [Candidate(recipe=recipe, reason=reason, rivals=self._rivals(recipe))]
+
+
+def is_family(strategy: Strategy, phases: Sequence[Phase], stages: int) -> bool:
+    """Return whether recipes of a strategy are heads on one frozen output, told apart by rates and regularisers."""
+    doors = ("head", "adapt", "objective", "combine", "finish")
+    frozen = len(phases) == 1 and phases[0].freeze is not None and phases[0].freeze >= stages
+    plain = frozen and phases[0].sampler == "shuffle" and phases[0].augment == "none" and not phases[0].averaging
+    return plain and not strategy.depths and not any(overrides(strategy, door) for door in doors)
 
 
 def _key(recipe: Recipe) -> str:

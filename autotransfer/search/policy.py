@@ -149,8 +149,7 @@ class Search:
             assert option.candidate is not None
             drawn.remove(option.candidate)
             if self._fits(option.candidate, planned):
-                proposer.take(option.candidate)
-                batch.append(self._begin(option.candidate))
+                batch.append(self._begin(proposer.take(option.candidate)))
                 planned += self._first(option.candidate)
         return batch
 

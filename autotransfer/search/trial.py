@@ -21,6 +21,7 @@ from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, ov
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.candidates import HEAD_START, values_of
+from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.survey import (
     Frozen,
@@ -35,6 +36,7 @@ from autotransfer.search.survey import (
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
 from autotransfer.train import checkpoint, precision
+from autotransfer.train.autocast import exact
 from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
 from autotransfer.train.job import Job as TrainingJob
@@ -129,7 +131,24 @@ class Worker:
             module.restore(state)  # type: ignore[operator]
         return module.to(self.device)
 
+    def _family(self, job: RungJob) -> TrialRecord | None:
+        """Return the record of heads trained together; None where the survey's features are not whole."""
+        file = self.context.path(job.survey) if job.survey and job.rows is None else None
+        features = head_features(file) if file is not None and job.rivals else None
+        if file is None or features is None or len(features[0]) != len(self.context.prepared.train):
+            return None
+        spec, strategy = self.context.specs[job.recipe.backbone], self.registry.strategy(job.recipe.strategy)
+        own, profile = with_stages(spec, job.recipe.stages), self.context.prepared.profile
+        phases = [strategy.phases(profile, own, values_of(r))[0] for r in (job.recipe, *job.rivals)]
+        targets = (self.rows(spec, "train").targets, self.rows(spec, "validation").targets)
+        folder = self.context.path(f"checkpoint-{job.id}")
+        with exact():
+            return train_family(job, phases, self.task, features, targets, closed_form_head(file), folder, self.tick)
+
     def _rung(self, job: RungJob) -> TrialRecord:
+        family = self._family(job)
+        if family is not None:
+            return family
         key = (job.id, job.rung - 1)
         trainer = self.live.pop(key, None) if job.rung else None
         if trainer is None:

@@ -21,6 +21,7 @@ from autotransfer.train.evaluate import device_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from autotransfer.protocols import HeadState
     from autotransfer.train.loop import Trainer
 
 
@@ -53,6 +54,27 @@ def save(trainer: Trainer, folder: Path, lean: bool = False) -> None:
         "touched": sorted(trainer.touched),
         "notes": trainer.notes,
     }
+    _write(folder, tensors, meta)
+
+
+def save_head(state: HeadState, folder: Path) -> None:
+    """Write the checkpoint of a head on raw features above an untouched backbone: only the best weights.
+
+    Args:
+        state: of the head.
+        folder: replaced as a whole.
+    """
+    width = state.weight.shape[1]
+    best = {
+        "head.mean": torch.zeros(width),
+        "head.scale": torch.ones(width),
+        "head.linear.weight": state.weight,
+        "head.linear.bias": state.bias,
+    }
+    _write(folder, {f"best/{n}": t for n, t in best.items()}, {"lean": True})
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     save_file(

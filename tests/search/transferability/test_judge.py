@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from autotransfer.errors import PluginContractError
-from autotransfer.search.survey import closed_form_score
 from autotransfer.search.transferability import Judgement, judge
 from autotransfer.tasks import make_task
 from autotransfer.tasks.multiclass import Multiclass
@@ -61,7 +60,6 @@ def test_good_features_beat_noise_in_every_estimate(name: str) -> None:
     assert good.hscore > bad.hscore
     assert good.knn > bad.knn
     assert good.linear > bad.linear
-    assert closed_form_score(x, targets, task) == good.score
 
 
 def _noise(rows: int, width: int) -> Tensor:

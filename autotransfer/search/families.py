@@ -1,0 +1,87 @@
+"""Families of heads: recipes that differ in their head's values alone share one backbone, one pass and one product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from autotransfer.protocols import HeadState
+from autotransfer.schema import Phase, Recipe, TrialRecord
+from autotransfer.search.candidates import HEAD_START
+from autotransfer.search.jobs import RungJob
+from autotransfer.train import checkpoint
+from autotransfer.train.fused import HeadSetting, fit_heads
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from autotransfer.protocols import Task
+
+
+def train_family(
+    job: RungJob,
+    phases: Sequence[Phase],
+    task: Task,
+    features: tuple[Tensor, Tensor],
+    targets: tuple[Tensor, Tensor],
+    start: HeadState | None,
+    folder: Path,
+    tick: Callable[[], None],
+) -> TrialRecord:
+    """Train all heads of a job, keep the best one as its checkpoint and return the record of that one.
+
+    Args:
+        job: with its rivals.
+        phases: the one phase of each head's recipe, those of the rivals after the job's own.
+        task: of the data.
+        features: pooled output of the frozen backbone on train and validation rows, ``float32`` [N, width].
+        targets: of the same rows.
+        start: the survey's closed-form head, for recipes with a head start.
+        folder: of the checkpoint.
+        tick: called before each step.
+    """
+    recipes = [job.recipe, *job.rivals]
+    training = job.recipe.training
+    heads = fit_heads(
+        features[0],
+        targets[0],
+        features[1],
+        targets[1],
+        [_setting(r, p.lr, start) for r, p in zip(recipes, phases, strict=True)],
+        task,
+        epochs=max(1, round(phases[0].epochs)),
+        batch_size=training.batch_size,
+        warmup=training.warmup,
+        seed=job.recipe.seed,
+        tick=tick,
+    )
+    at = max(range(len(heads)), key=lambda k: (heads[k].objective, -k))
+    best = heads[at]
+    checkpoint.save_head(best.state, folder)
+    outputs = features[1] @ best.state.weight.T + best.state.bias
+    return TrialRecord(
+        id=job.id,
+        recipe=recipes[at],
+        status="done",
+        rung=job.rung,
+        epochs=phases[0].epochs,
+        best_epoch=best.best_epoch,
+        scores={task.name: task.scores(outputs, targets[1])},
+        objective=best.objective,
+        curve=best.curve,
+        notes=(f"the best of {len(recipes)} heads that were trained together",),
+        checkpoint=folder.name,
+    )
+
+
+def _setting(recipe: Recipe, lr: float, start: HeadState | None) -> HeadSetting:
+    training = recipe.training
+    return HeadSetting(
+        lr=lr,
+        weight_decay=training.weight_decay,
+        dropout=training.dropout,
+        label_smoothing=training.label_smoothing,
+        start=start if recipe.values.get(HEAD_START) else None,
+    )
