@@ -22,7 +22,7 @@ def test_settings_have_the_arguments_of_fit_in_their_order_and_with_their_defaul
 
 def test_defaults_with_data_are_right():
     assert Settings(data="pets").check().limit.seconds is None
-    assert Settings(data="pets").share() == {"cpus": 1, "gpus": 0, "step_seconds": 300.0}
+    assert Settings(data="pets").share() == {"cpus": 1, "gpus": 0, "step_seconds": 300.0, "disk_gb": 20.0}
 
 
 @pytest.mark.parametrize(

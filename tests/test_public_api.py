@@ -23,7 +23,7 @@ NAMES = [
 ]
 FIT = """data target=None *task=None modality=None metric=None validation=None test=None groups=None unlabeled=None
 backbones=None strategies=None space=None budget=None trials=None refit=False plugins=() executor='ray' address=None
-max_workers=None resources=None seed=0 offline=False out=None"""
+max_workers=None resources=None memory=None seed=0 offline=False out=None"""
 HEAVY = ("torch", "ray", "numpy", "pandas", "sklearn", "timm", "transformers", "scipy", "PIL", "safetensors")
 
 

@@ -9,7 +9,7 @@ import pytest
 from autotransfer.errors import ConfigError
 from autotransfer.registry import Registry
 from autotransfer.schema import Profile, SurveyRecord
-from autotransfer.search.candidates import DRAWN, Proposer, Space
+from autotransfer.search.candidates import DRAWN, FAMILY, Proposer, Space
 from autotransfer.space import Choice, LogUniform
 from autotransfer.spec import BackboneSpec
 
@@ -45,11 +45,12 @@ def test_the_default_recipe_of_the_static_winner_comes_first(registry: Registry)
     assert [(r.backbone, r.strategy) for r in found] == [
         ("m/a", "core/full"),
         ("m/b", "core/probe"),
-        ("m/a", "core/probe"),
         ("m/b", "core/partial"),
+        ("m/b", "core/depths"),
+        ("m/a", "core/probe"),
     ]
     assert found[0].values["layer_decay"] == 0.75
-    assert (found[3].freeze, found[3].values["lr_ratio"]) == (3, 0.1)
+    assert (found[2].freeze, found[2].values["lr_ratio"]) == (3, 0.1)
     assert found[3].stages == STAGES
 
 
@@ -58,7 +59,7 @@ def test_draws_depend_on_the_seed_alone_and_never_repeat_what_was_tried(registry
     first = one.draw()
     assert [c.recipe for c in first] == [c.recipe for c in two.draw()]
     assert [c.recipe for c in first] != [c.recipe for c in other.draw()]
-    assert len({c.recipe.key for c in first}) == len(first) == DRAWN
+    assert DRAWN / 2 < len({c.recipe.key for c in first}) == len(first) <= DRAWN
     for candidate in first[:5]:
         one.take(candidate)
     again = {c.recipe.key for c in one.draw()}
@@ -83,7 +84,8 @@ def test_fractions_that_freeze_the_same_stages_are_one_candidate(registry: Regis
 def test_the_callers_space_takes_the_place_of_the_strategys(registry: Registry) -> None:
     given = {"lr": LogUniform(0.5, 0.6), "label_smoothing": Choice((0.3,)), "epochs": Choice((4,))}
     for candidate in _proposer(registry, given).guaranteed():
-        assert 0.5 <= float(candidate.recipe.values["lr"] or 0) <= 0.6
+        lr = candidate.recipe.values.get("lr")
+        assert lr is None or 0.5 <= float(lr) <= 0.6  # a closed-form head has none
         assert candidate.recipe.training.label_smoothing == 0.3
         assert candidate.recipe.values["epochs"] == 4
 
@@ -93,3 +95,21 @@ def test_unknown_names_in_the_space_are_listed_with_suggestions(registry: Regist
     with pytest.raises(ConfigError, match="lr_ratio") as caught:
         space.unknown_values()
     assert "'depth'" in str(caught.value)
+
+
+def test_heads_of_one_backbone_are_proposed_once_with_rivals_of_other_values(registry: Registry) -> None:
+    proposer = _proposer(registry)
+    families = [c for c in proposer.guaranteed() if c.rivals]
+    assert [(c.recipe.backbone, c.recipe.strategy, len(c.rivals)) for c in families] == [
+        ("m/b", "core/probe", FAMILY - 1),
+        ("m/a", "core/probe", FAMILY - 1),
+    ]
+    own = families[0]
+    assert len({r.key for r in (own.recipe, *own.rivals)}) == FAMILY
+    assert {(r.backbone, r.strategy, r.training.batch_size) for r in own.rivals} == {
+        ("m/b", "core/probe", own.recipe.training.batch_size)
+    }
+    assert "core/probe" not in {c.recipe.strategy for c in proposer.draw()}
+    heads = _proposer(registry, strategies=["core/probe"])
+    heads.guaranteed()
+    assert heads.draw()  # nothing else is left, so that more heads are proposed
