@@ -18,9 +18,9 @@ from autotransfer.errors import PluginContractError
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.ridge import ridge
-from autotransfer.train.autocast import exact
+from autotransfer.train.autocast import exact, mixed
 from autotransfer.train.cuts import check_cuts
-from autotransfer.train.evaluate import features
+from autotransfer.train.evaluate import device_of, features
 from autotransfer.train.stages import Stages, find_stages
 
 if TYPE_CHECKING:
@@ -126,11 +126,14 @@ def run_survey(
 def _collect(frozen: Frozen, rows: Rows, start: int, stop: int, tick: Callable[[], None], limit: float) -> list[Tensor]:
     depths = max(1, len(frozen.stages))
     lists: list[list[Tensor]] = [[] for _ in range(depths)]
-    for pools in features(frozen.backbone, frozen.stages, rows, frozen.spec.output, start=start, stop=stop, tick=tick):
-        for held, pool in zip(lists, pools, strict=True):
-            held.append(compact(pool))
-        if time.perf_counter() > limit:
-            break
+    with mixed(frozen.record.dtype, device_of(frozen.backbone)):
+        passes = features(frozen.backbone, frozen.stages, rows, frozen.spec.output, start=start, stop=stop, tick=tick)
+        for pools in passes:
+            for held, pool in zip(lists, pools, strict=True):
+                held.append(compact(pool))
+            if time.perf_counter() > limit:
+                break
+    # Joined outside: autocast to bfloat16 refuses to join tensors in float16.
     return [torch.cat(held) if held else torch.zeros(0, 0) for held in lists]
 
 

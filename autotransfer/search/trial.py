@@ -33,7 +33,6 @@ from autotransfer.search.survey import (
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
 from autotransfer.train import checkpoint, precision
-from autotransfer.train.autocast import mixed
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
@@ -103,8 +102,7 @@ class Worker:
             self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
             go_on(self.context, self.frozen)
             self.frozen.record = replace(self.frozen.record, dtype=self._precision(self.frozen, train, "frozen"))
-        with mixed(self.frozen.record.dtype, self.device):
-            record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
+        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
         if job.last and job.seconds >= TRAINING_ASKED:
             record = replace(record, training_dtype=self._precision(self.frozen, train, "training"))
         if job.last:
