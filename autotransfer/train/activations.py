@@ -1,0 +1,234 @@
+"""Activations at a cut, kept in the store: written in one pass of the frozen stages, read back batch by batch.
+
+An activation is a tensor, or tuples and lists of tensors and plain values. Its tensors are the entry's
+arrays ``a0``, ``a1``...; how they were nested is the array ``form``, JSON as bytes. Floats are kept as ``float16``
+where every value is below 3e4 in size (``float16`` ends at 65504 and overflows silently), else as ``float32``.
+Images whose channels lie innermost are kept that way, so that what is read back is laid out as the suffix wants it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autotransfer.codec import dumps
+from autotransfer.errors import PluginContractError
+from autotransfer.store import Store
+from autotransfer.train.cuts import Cut
+from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing
+from autotransfer.train.network import call, to_device
+from autotransfer.train.stages import Stages
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Rows
+
+FORM = "form"
+MOST_HALF = 3e4
+"""Values of this size or more are kept in ``float32``."""
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+class _OverflowError(Exception):
+    """A later batch has values too large for the dtype that the first one chose; this never leaves the module."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+class _ReachedError(Exception):
+    """The stage before the cut has run: what comes after it is not wanted."""
+
+
+def write_activations(
+    store: Store,
+    key: str,
+    backbone: nn.Module,
+    stages: Stages,
+    cut: Cut,
+    rows: Rows,
+    *,
+    half: bool = True,
+    tick: Callable[[], None] = nothing,
+) -> None:
+    """Keep the activation at a cut for all rows, in their order; only the stages before the cut are run.
+
+    The first batch decides the dtype of each array; where a later one does not fit it, the pass is done again
+    with that array in ``float32``.
+
+    Args:
+        store: where to.
+        key: of the entry; must stand for weights, cut, transform, view, rows and ``half``.
+        backbone: put in eval mode, else unchanged.
+        stages: its stages.
+        cut: one between stages that was checked and is right; after the last stage, pooled features serve.
+        rows: at least one.
+        half: floats may be kept as ``float16``.
+        tick: called before each batch.
+
+    Raises:
+        PluginContractError: an activation is not finite, is no tensor or tuple of tensors with one row for each
+            input row, or differs in shape from batch to batch.
+        StoreFullError: the store cannot keep it.
+        ValueError: the cut failed its check or is the last, or there are no rows.
+    """
+    if not cut.ok:
+        raise ValueError(f"the cut after stage {cut.after} failed its check ({cut.reason}); wanted one that is right")
+    if cut.after >= len(stages):  # check_cuts takes it as given: a network may use its stem again after the last stage
+        raise ValueError(f"the cut after stage {cut.after} is the last, which has no check; wanted one between stages")
+    if not len(rows):
+        raise ValueError("there are no rows to keep activations of; wanted one or more")
+    full: set[str] = set()
+    while True:
+        try:
+            with torch.no_grad():
+                _write(store, key, _leaves(backbone, stages.paths[cut.after - 1], rows, tick), len(rows), half, full)
+            return
+        except _OverflowError as late:
+            full |= late.names
+
+
+def read_activations(arrays: Mapping[str, np.ndarray[Any, Any]], indices: Sequence[int]) -> Any:
+    """Return the activation of these rows, in this order: copies, floats as ``float32``, on the CPU.
+
+    Args:
+        arrays: what :meth:`Store.get` gave for an entry that :func:`write_activations` wrote.
+        indices: of rows, from 0.
+
+    Raises:
+        IndexError: there is no such row.
+    """
+    chosen = np.asarray(indices, dtype=np.int64)
+    held = json.loads(arrays[FORM].tobytes())
+    tensors = {}
+    for name, inner in held["inner"].items():
+        stored = arrays[name]
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(stored):
+            raise IndexError(f"rows {chosen.min()} to {chosen.max()} were asked for; there are {len(stored)}")
+        picked = stored[chosen]
+        tensor = torch.from_numpy(picked.astype(np.float32, copy=False) if picked.dtype.kind == "f" else picked)
+        tensors[name] = tensor.permute(0, 3, 1, 2) if inner else tensor
+    return _built(held["form"], tensors)
+
+
+def _write(
+    store: Store, key: str, batches: Iterator[tuple[Any, list[Tensor]]], count: int, half: bool, full: set[str]
+) -> None:
+    form, first = next(batches)
+    inner = {f"a{i}": _channels_innermost(leaf) for i, leaf in enumerate(first)}
+    dtypes = {n: _dtype(leaf, half and n not in full) for n, leaf in zip(inner, first, strict=True)}
+    text = np.frombuffer(dumps({"form": form, "inner": inner}).encode(), np.uint8)
+    shapes = {n: (count, *_laid(leaf, inner[n]).shape[1:]) for n, leaf in zip(inner, first, strict=True)}
+    with store.put(key, {FORM: (text.shape, text.dtype), **{n: (shapes[n], dtypes[n]) for n in inner}}) as arrays:
+        arrays[FORM][:] = text
+        at = 0
+        for again, leaves in itertools.chain([(form, first)], batches):
+            _expect_same(form, first, again, leaves)
+            named = dict(zip(inner, leaves, strict=True))
+            late = {n for n, f in named.items() if dtypes[n] == np.float16 and _largest(f) >= MOST_HALF}
+            if late:
+                raise _OverflowError(late)
+            size = len(leaves[0])
+            for name, leaf in named.items():
+                arrays[name][at : at + size] = _laid(leaf, inner[name]).cpu().numpy()
+            at += size
+
+
+def _leaves(backbone: nn.Module, path: str, rows: Rows, tick: Callable[[], None]) -> Iterator[tuple[Any, list[Tensor]]]:
+    """Yield, batch by batch, how the activation is nested, JSON-ready, and its tensors."""
+    backbone.eval()
+    device = device_of(backbone)
+    for at in range(0, len(rows), EVALUATION_BATCH):
+        tick()
+        indices = range(at, min(at + EVALUATION_BATCH, len(rows)))
+        leaves: list[Tensor] = []
+        form = _taken(_output_of(backbone, path, to_device(rows.batch(indices), device)), len(indices), leaves)
+        if not leaves:
+            raise PluginContractError(f"stage {path!r} gives no tensor; wanted a tensor or a tuple of tensors")
+        yield form, leaves
+
+
+def _output_of(backbone: nn.Module, path: str, inputs: Any) -> Any:
+    """Return what a stage gives, without running what comes after it."""
+    seen = []
+
+    def stop(_module: nn.Module, _inputs: Any, result: Any) -> None:
+        seen.append(result)
+        raise _ReachedError
+
+    hook = backbone.get_submodule(path).register_forward_hook(stop)
+    try:
+        call(backbone, inputs)
+    except _ReachedError:  # raised above: all that was wanted is there
+        return seen[0]
+    finally:
+        hook.remove()
+    if seen:  # what went on may have changed it in place
+        raise PluginContractError(f"the network catches an exception raised in stage {path!r}; wanted it to pass")
+    raise PluginContractError(f"stage {path!r} did not run in a forward pass; wanted every declared stage to")
+
+
+def _taken(value: Any, rows: int, leaves: list[Tensor]) -> Any:
+    """Put the tensors of an activation on a list and return its form, JSON-ready."""
+    if type(value) in (tuple, list):
+        return {type(value).__name__: [_taken(v, rows, leaves) for v in value]}
+    if isinstance(value, _PLAIN):
+        return {"value": value}
+    if not isinstance(value, Tensor):
+        raise PluginContractError(
+            f"an activation holds {type(value).__name__}; wanted tensors, tuples and lists of them, and plain values"
+        )
+    if not value.dim() or value.shape[0] != rows:
+        raise PluginContractError(
+            f"an activation of {rows} rows holds a tensor of shape {tuple(value.shape)}; wanted one row for each"
+        )
+    kept = value.float() if value.is_floating_point() else value
+    if not kept.isfinite().all():
+        raise PluginContractError("an activation has values that are not finite in float32 (NaN or infinity)")
+    leaves.append(kept)
+    return {"array": f"a{len(leaves) - 1}"}
+
+
+def _built(form: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return tensors and plain values nested as they were."""
+    if "array" in form:
+        return tensors[form["array"]]
+    if "value" in form:
+        return form["value"]
+    parts = [_built(p, tensors) for p in form.get("tuple", form.get("list"))]
+    return tuple(parts) if "tuple" in form else parts
+
+
+def _expect_same(form: Any, first: list[Tensor], again: Any, leaves: list[Tensor]) -> None:
+    shapes = [[tuple(f.shape[1:]) for f in batch] for batch in (first, leaves)]
+    if form != again or shapes[0] != shapes[1]:
+        raise PluginContractError(
+            f"an activation differs from batch to batch: {shapes[0]} for a row, then {shapes[1]}; "
+            "wanted one shape, one nesting and the same plain values for all rows"
+        )
+
+
+def _channels_innermost(leaf: Tensor) -> bool:
+    outer, inner = leaf.is_contiguous(), leaf.dim() == 4 and leaf.is_contiguous(memory_format=torch.channels_last)
+    return inner and not outer
+
+
+def _laid(leaf: Tensor, inner: bool) -> Tensor:
+    return leaf.permute(0, 2, 3, 1) if inner else leaf
+
+
+def _dtype(leaf: Tensor, half: bool) -> np.dtype[Any]:
+    if leaf.is_floating_point():
+        return np.dtype(np.float16 if half and _largest(leaf) < MOST_HALF else np.float32)
+    return leaf[:0].cpu().numpy().dtype
+
+
+def _largest(leaf: Tensor) -> float:
+    return leaf.abs().max().item() if leaf.numel() else 0.0
