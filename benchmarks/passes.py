@@ -56,7 +56,7 @@ def passes(data: Prepared, spec: BackboneSpec, module: torch.nn.Module, repeats:
     """Return milliseconds a row of a frozen pass and of a training step, in each arithmetic, and the choice."""
     inputs = to_device(data.rows(data.train[:ROWS], spec.input).batch(range(ROWS)), CPU)
     found: dict[str, Any] = {}
-    for kind, run in (("frozen", precision._frozen_pass), ("training", precision._training_pass)):
+    for kind, run in (("frozen", precision.frozen_pass), ("training", precision.training_pass)):
         spent: dict[str, list[float]] = {d: [] for d in DTYPES}
         for repeat in range(repeats + 1):
             for dtype in DTYPES:
@@ -117,7 +117,7 @@ def scores(given: Any, data: Prepared, registry: Registry, epochs: int = 6) -> l
 def _trained(
     given: Any, data: Prepared, spec: BackboneSpec, registry: Registry, path: Path | None, *how: Any
 ) -> float | None:
-    freeze, dtype, seed, epochs = how
+    freeze, _dtype, seed, epochs = how
     module = build_backbone(registry.factory(spec), spec, path)
     train, held = data.rows(data.train[: given.rows], spec.input), data.rows(data.validation, spec.input)
     stages = find_stages(module, train.batch([0, 1]), declared=spec.stages, output=spec.output)
@@ -150,8 +150,9 @@ def main() -> None:
     registry = Registry.discover()
     data = prepare(given.data, seed=0, registry=registry)
     if given.scores:
-        data.keep_pixels(Store(Path(tempfile.mkdtemp(prefix="passes-")), 10**10))
-        print(json.dumps(scores(given, data, registry)))
+        with tempfile.TemporaryDirectory() as folder:
+            data.keep_pixels(Store(Path(folder), 10**10))
+            print(json.dumps(scores(given, data, registry)))
         return
     found: dict[str, Any] = {}
     for spec, path in ready(given, registry, given.backbones):
