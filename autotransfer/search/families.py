@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autotransfer.protocols import HeadState
 from autotransfer.schema import Phase, Recipe, TrialRecord
 from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.jobs import RungJob
+from autotransfer.tasks.metrics import deciding
 from autotransfer.train import checkpoint
 from autotransfer.train.fused import HeadSetting, fit_heads
 
@@ -55,6 +57,7 @@ def train_family(
         batch_size=training.batch_size,
         warmup=training.warmup,
         seed=job.recipe.seed,
+        score=partial(deciding, task),
         tick=tick,
     )
     at = max(range(len(heads)), key=lambda k: (heads[k].objective, -k))

@@ -15,7 +15,6 @@ from torch.nn import functional
 from autotransfer.errors import ConfigError, PluginContractError
 from autotransfer.protocols import HeadState
 from autotransfer.schema import CurvePoint
-from autotransfer.tasks.metrics import deciding
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.heads import STANDARDISE_ROWS, moments
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -81,6 +80,7 @@ def fit_heads(
     batch_size: int,
     warmup: float = 0.1,
     seed: int = 0,
+    score: Callable[[Tensor, Tensor], float] | None = None,
     tick: Callable[[], None] = nothing,
 ) -> list[FusedHead]:
     """Train K linear heads with AdamW on one order of batches, each as it would be trained alone.
@@ -100,6 +100,7 @@ def fit_heads(
         batch_size: rows in a step.
         warmup: share of the steps over which the rates rise.
         seed: of the order of rows and of dropout.
+        score: the objective of outputs and targets; None: that of all the task's scores, which costs more.
         tick: called before each step.
 
     Returns:
@@ -110,7 +111,7 @@ def fit_heads(
     """
     if not settings:
         return []
-    stack = _Stack(train, settings, task)
+    stack = _Stack(train, settings, task, score)
     features, held = stack.scaled(train), stack.scaled(validation)
     stack.evaluate(held, validation_targets, 0, 0.0, only_given=True)
     steps = steps_per_epoch(len(train), batch_size)
@@ -132,11 +133,18 @@ def fit_heads(
 class _Stack:
     """K heads as one matrix [K * C, D + 1]: a row an output, the bias in the last column."""
 
-    def __init__(self, train: Tensor, settings: Sequence[HeadSetting], task: Task) -> None:
+    def __init__(
+        self,
+        train: Tensor,
+        settings: Sequence[HeadSetting],
+        task: Task,
+        score: Callable[[Tensor, Tensor], float] | None,
+    ) -> None:
         # Heads with the same dropout lie side by side, so that they share a product.
         self.places = sorted(range(len(settings)), key=lambda k: settings[k].dropout)
         self.settings = [settings[k] for k in self.places]
         self.task = task
+        self.score = score or (lambda outputs, targets: task.objective(task.scores(outputs, targets)))
         self.mean, self.scale = moments(train[:STANDARDISE_ROWS])
         self.gradient = _GRADIENTS.get(task.name) or _of_loss(task)
         heads, width = len(settings), train.shape[1]
@@ -182,7 +190,7 @@ class _Stack:
             own = outputs[:, k]
             if not own.isfinite().all():
                 continue
-            objective = deciding(self.task, own, targets)
+            objective = self.score(own, targets)
             self.curves[k].append(CurvePoint(epoch=float(epoch), train_loss=means[k], objective=objective))
             if objective > self.best[k][1]:
                 self.best[k] = (float(epoch), objective, self.values[self._of(k)].clone())

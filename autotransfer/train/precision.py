@@ -121,7 +121,7 @@ def choose(
 def _measured(backbone: nn.Module, inputs: Any, kind: str, output: str, tick: Callable[[], None]) -> Precision:
     """Return the answer of a measurement; the first pass of each arithmetic is not timed."""
     device, was_training = device_of(backbone), backbone.training
-    passes = {"frozen": _frozen_pass, "training": _training_pass}
+    passes = {"frozen": frozen_pass, "training": training_pass}
     best = {"float32": float("inf"), "bfloat16": float("inf")}
     features: dict[str, Tensor] = {}
     backbone.eval()
@@ -164,14 +164,14 @@ def _judged(full: float, half: float) -> Precision:
     return Precision(dtype="bfloat16" if full / half > WORTH else "float32", speedup=speedup, reason=told)
 
 
-def _frozen_pass(backbone: nn.Module, inputs: Any, output: str) -> tuple[Tensor, bool]:
+def frozen_pass(backbone: nn.Module, inputs: Any, output: str) -> tuple[Tensor, bool]:
     """Return pooled features ``float32`` [N, width], and whether they are finite."""
     with torch.no_grad():
         pooled = pool_output(call(backbone, inputs), output).float()
     return pooled, bool(pooled.isfinite().all())
 
 
-def _training_pass(backbone: nn.Module, inputs: Any, output: str) -> tuple[Tensor, bool]:
+def training_pass(backbone: nn.Module, inputs: Any, output: str) -> tuple[Tensor, bool]:
     """Return pooled features, and whether they and the gradients are finite; no gradient is kept."""
     wanted = [p for p in backbone.parameters() if p.requires_grad]
     with torch.enable_grad():

@@ -36,7 +36,7 @@ def capable(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock by which passes in each dtype take what a test says, in seconds."""
     told = SimpleNamespace(float32=1.0, bfloat16=0.5, now=0.0, passes=[])
-    plain = {n: getattr(precision, n) for n in ("_frozen_pass", "_training_pass")}
+    plain = {n: getattr(precision, n) for n in ("frozen_pass", "training_pass")}
 
     def timed(name: str) -> Any:
         def run(*given: Any) -> Any:
