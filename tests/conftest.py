@@ -32,6 +32,19 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the tests a cache folder of their own, with the fetched weights in it: fits leave their memory there."""
+    from autotransfer.weights import cache_folder
+
+    own, there = tmp_path_factory.mktemp("cache"), cache_folder() / "weights"
+    there.mkdir(parents=True, exist_ok=True)
+    (own / "weights").symlink_to(there)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOTRANSFER_HOME", str(own))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch
 

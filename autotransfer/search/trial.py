@@ -23,6 +23,7 @@ from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.candidates import HEAD_START, values_of
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
+from autotransfer.search.recall import find_survey, keep_survey
 from autotransfer.search.survey import (
     Frozen,
     closed_form_head,
@@ -103,6 +104,9 @@ class Worker:
 
     def _survey(self, job: SurveyJob) -> SurveyRecord:
         spec = self.context.specs[job.backbone]
+        known = find_survey(self.context, spec)
+        if known is not None:
+            return known
         train, validation = self.rows(spec, "train"), self.rows(spec, "validation")
         if self.frozen is None or self.frozen.spec.id != spec.id:
             self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
@@ -113,6 +117,7 @@ class Worker:
             record = replace(record, training_dtype=self._precision(self.frozen, train, "training"))
         if job.last:
             self.frozen = None
+        keep_survey(self.context, spec, record)
         return record
 
     def _precision(self, frozen: Frozen, rows: Rows, kind: str) -> str:

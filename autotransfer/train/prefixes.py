@@ -85,6 +85,8 @@ class Prefixes:
     """What else activations depend on: code, transform, rows, arithmetic. Goes into the key."""
     rows: Mapping[str, Rows]
     """``train`` and ``validation``."""
+    half: bool = True
+    """Floats may be kept as ``float16``."""
     tick: Callable[[], None] = nothing
     notes: list[str] = field(default_factory=list)
 
@@ -118,7 +120,9 @@ class Prefixes:
             return None
         try:
             for split in missing:
-                write_activations(self.store, keys[split], backbone, stages, cut, self.rows[split], tick=self.tick)
+                write_activations(
+                    self.store, keys[split], backbone, stages, cut, self.rows[split], half=self.half, tick=self.tick
+                )
                 entries[split] = self.store.get(keys[split])
         except StoreFullError as error:
             self.notes.append(f"trained without stored activations: {error}")
@@ -137,7 +141,7 @@ class Prefixes:
             if stages.owners.get(name, 0) < place:
                 found.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
                 found.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        own = (FORMAT, torch.__version__, stages.paths[place - 1], found.hexdigest(), split)
+        own = (FORMAT, torch.__version__, stages.paths[place - 1], found.hexdigest(), split, self.half)
         return Store.key("activations", *own, *self.about)
 
 

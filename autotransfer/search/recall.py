@@ -1,0 +1,78 @@
+"""Surveys of earlier runs: the pooled features of a backbone on the same rows are found again in the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autotransfer.codec import dumps, from_json, to_json
+from autotransfer.errors import ModelError, StoreFullError
+from autotransfer.schema import SurveyRecord
+from autotransfer.search.jobs import Context, slug
+from autotransfer.search.survey import load_features, write_atomically
+from autotransfer.spec import BackboneSpec
+from autotransfer.store import Store
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+"""Of the entries; raised whenever a survey would find other things on the same rows."""
+RECORD = "record"
+
+
+def find_survey(context: Context, spec: BackboneSpec) -> SurveyRecord | None:
+    """Return what an earlier run found about a backbone on these very rows, its features copied to this run's work.
+
+    None where nothing is kept, or where it cannot be known that the weights are the same (a card without weights).
+    """
+    key = _key(context, spec)
+    arrays = _store(context).get(key) if key else None
+    if arrays is None:
+        return None
+    try:
+        record = from_json(SurveyRecord, json.loads(arrays[RECORD].tobytes()))
+    except (ValueError, ModelError) as error:
+        log.warning("an earlier survey of %s cannot be read and is made again: %s", spec.id, error)
+        return None
+    tensors = {n: torch.from_numpy(np.array(a)) for n, a in arrays.items() if n != RECORD}
+    write_atomically(tensors, context.path(record.features))
+    return record
+
+
+def keep_survey(context: Context, spec: BackboneSpec, record: SurveyRecord) -> None:
+    """Keep a finished survey for later runs; where the store cannot, this run goes on all the same."""
+    key = _key(context, spec)
+    if not key or record.status != "done":
+        return
+    values = {n: t.numpy() for n, t in load_features(context.path(record.features)).items()}
+    values[RECORD] = np.frombuffer(dumps(record).encode(), np.uint8)
+    try:
+        with _store(context).put(key, {n: (v.shape, v.dtype) for n, v in values.items()}) as arrays:
+            for name, value in values.items():
+                arrays[name][...] = value
+    except StoreFullError as error:
+        log.warning("the survey of %s is not kept for later runs: %s", spec.id, error)
+
+
+def _store(context: Context) -> Store:
+    return Store(Path(context.store), context.store_bytes)
+
+
+def _key(context: Context, spec: BackboneSpec) -> str:
+    file = context.weights.get(spec.id)
+    if not context.store or file is None or spec.weights is None or spec.fitted:
+        return ""
+    plugin = next((e for e in context.manifest if e["name"] == spec.namespace), {})
+    about: tuple[Any, ...] = (FORMAT, torch.__version__, to_json(spec), to_json(plugin), _identity(Path(file)))
+    profile = context.prepared.profile
+    return Store.key("survey", slug(spec.id), *about, profile.fingerprint, context.prepared.task.to_json())
+
+
+def _identity(path: Path) -> list[Any]:
+    """Return what tells a file or folder of weights from another one without reading it."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files]

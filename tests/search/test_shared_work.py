@@ -1,0 +1,106 @@
+"""Work that is shared: heads of one family, surveys of earlier runs, memory between whole fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotransfer import engine
+from autotransfer.config import Settings
+from autotransfer.model import TransferModel, load
+from autotransfer.search import recall
+from autotransfer.search.candidates import FAMILY
+from autotransfer.search.memory import Memory
+from autotransfer.store import Store
+
+
+def _fit(data: Any, toynet: str, **more: Any) -> TransferModel:
+    given = {"backbones": ["toynet/small"], "plugins": [toynet], "executor": "serial", "trials": 4, **more}
+    return engine.fit(Settings(data=data, **given))
+
+
+@pytest.fixture
+def weighed(toynet: str, tmp_path: Path) -> str:
+    """The tiny backbone with a file of weights, so that its survey can be found again."""
+    import torch
+
+    text = Path(toynet).read_text()
+    assert "factory=" in text
+    weights = tmp_path / "weights.pt"
+    torch.save({}, weights)
+    plugin = tmp_path / "toynet.py"
+    source = f'weights=WeightSource(where="file", name={str(weights)!r}), factory='
+    plugin.write_text(
+        text.replace("factory=", source).replace("import BackboneSpec", "import WeightSource, BackboneSpec")
+    )
+    return str(plugin)
+
+
+def test_heads_of_a_family_are_one_trial_whose_model_predicts_as_it_was_scored(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_DISABLE", "baselines")
+    model = _fit(stripes, toynet, strategies=["core/probe"], trials=1, out=tmp_path / "run")
+    (trial,) = [t for t in model.run.trials if t.id.startswith("t")]
+    assert any(f"best of {FAMILY} heads" in n for n in trial.notes)
+    assert trial.recipe.values["lr"] > 0
+    assert model.recipe == trial.recipe
+    again = load(tmp_path / "run", plugins=[toynet])
+    np.testing.assert_array_equal(again.predict_proba(stripes[0][:9]), model.predict_proba(stripes[0][:9]))
+    assert trial.objective == pytest.approx(trial.scores["multiclass"]["accuracy"])
+
+
+def test_a_second_run_reads_no_row_again_and_finds_the_same(
+    stripes: Any, weighed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_HOME", str(tmp_path / "home"))
+    first = _fit(stripes, weighed)
+    kept: list[str] = []
+    monkeypatch.setattr(recall, "keep_survey", lambda *a: kept.append("again"))
+    monkeypatch.setattr("autotransfer.search.trial.open_backbone", lambda *a: pytest.fail("it was surveyed again"))
+    monkeypatch.setenv("AUTOTRANSFER_DISABLE", "baselines")
+    second = _fit(stripes, weighed)
+    own = [r for r in first.run.survey if r.backbone == "toynet/small"]
+    assert list(second.run.survey) == own
+
+
+def test_a_damaged_survey_is_made_again(
+    stripes: Any, weighed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_HOME", str(tmp_path / "home"))
+    first = _fit(stripes, weighed)
+    for file in (tmp_path / "home" / "store").glob("*/arrays.bin"):
+        body = bytearray(file.read_bytes())
+        body[len(body) // 2] ^= 1
+        file.write_bytes(body)
+    second = _fit(stripes, weighed)
+    assert [t.objective for t in second.run.trials] == [t.objective for t in first.run.trials]
+
+
+def test_without_disk_nothing_is_kept_and_the_result_is_the_same(
+    stripes: Any, weighed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_HOME", str(tmp_path / "home"))
+    bare = _fit(stripes, weighed, resources={"disk_gb": 0})
+    assert not (tmp_path / "home" / "store").exists()
+    kept = _fit(stripes, weighed)
+    assert Store(tmp_path / "home" / "store", 1 << 30).size() > 0
+    assert [t.recipe for t in bare.run.trials] == [t.recipe for t in kept.run.trials]
+    for a, b in zip(bare.run.trials, kept.run.trials, strict=True):
+        for one, other in zip(a.curve, b.curve, strict=True):
+            assert one.train_loss == pytest.approx(other.train_loss, rel=0.02)
+
+
+def test_runs_with_trials_neither_remember_nor_recall_unless_told_to(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_HOME", str(tmp_path / "home"))
+    first = _fit(stripes, toynet)
+    assert Memory().recall(first.run.profile) == []
+    _fit(stripes, toynet, memory=True)
+    assert Memory().recall(first.run.profile)
+    again = _fit(stripes, toynet)
+    assert [t.recipe for t in again.run.trials] == [t.recipe for t in first.run.trials]
