@@ -86,6 +86,25 @@ def test_predict_answers_in_order_and_reports_a_bad_row_alone(
     assert ["error" in r for r in rows] == [False, True, False]
 
 
+def test_predict_answers_for_the_good_sources_beside_missing_ones(
+    finished: Path, stripes: Any, toynet: str, call: Any, tmp_path: Path
+) -> None:
+    good = tmp_path / "good.png"
+    Image.fromarray(stripes[0][0]).save(good)
+    code, out, _ = call(
+        "predict", finished, tmp_path / "lost.png", good, tmp_path / "no-folder", "--plugin", toynet, "--json"
+    )
+    rows = json.loads(out)["predictions"]
+    assert code == 0
+    assert [sorted(set(r) & {"error", "prediction"}) for r in rows] == [["error"], ["prediction"], ["error"]]
+    assert "No such file" in rows[0]["error"]
+    assert "does not exist" in rows[2]["error"]
+    assert call("predict", finished, tmp_path / "lost.png", "--plugin", toynet)[0] == 2
+    code, _, err = call("predict", finished, tmp_path / "no-folder", "--plugin", toynet)
+    assert code == 2
+    assert "does not exist; wanted an image" in err
+
+
 def test_evaluate_scores_labelled_rows(finished: Path, folder: Path, toynet: str, call: Any) -> None:
     code, out, _ = call("evaluate", finished / "model", folder, "--plugin", toynet, "--json")
     assert code == 0

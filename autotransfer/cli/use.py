@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotransfer.cli.verbs import WRONG, Plugins, Said, verb
-from autotransfer.errors import ModelError
+from autotransfer.errors import DataError, ModelError
 
 if TYPE_CHECKING:
+    from autotransfer.model import TransferModel
     from autotransfer.schema import RunRecord
 
 Model = Annotated[Path, typer.Argument(help="A model folder, or a run folder that holds one.")]
@@ -35,7 +36,7 @@ def predict(
     from autotransfer.model import load
 
     loaded = load(model, plugins or ())
-    rows = [row for source in data for row in loaded.predict_rows(source)]
+    rows = [row for source in data for row in _answers(loaded, source, alone=len(data) == 1)]
     failed = [r for r in rows if "error" in r]
     lines = ["\t".join(_cells(r)) for r in rows]
     body = {"model": loaded.path, "classes": loaded.classes, "predictions": rows, "failed": len(failed)}
@@ -89,6 +90,16 @@ def report(folder: Run) -> Said:
     if record is None:
         raise ModelError(f"the run in {folder} is not over; go on with: autotransfer resume {folder}")
     return Said(to_json(record), render(record, saved=str(find(folder))))
+
+
+def _answers(model: TransferModel, source: str, *, alone: bool) -> list[dict[str, Any]]:
+    """Return the answers for a source; one that cannot be read is a row with its reason where there are others."""
+    try:
+        return model.predict_rows(source)
+    except DataError as error:
+        if alone:
+            raise
+        return [{"row": source, "error": str(error)}]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

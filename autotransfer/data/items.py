@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotransfer.data.dataset import ImageDataset
+from autotransfer.data.image import SUFFIXES
 from autotransfer.data.readers import read
 from autotransfer.data.readers.arrays import images
 from autotransfer.data.rows import stack
@@ -70,7 +71,7 @@ def as_items(x: Any, modality: str, spec: Input, registry: Any = None) -> Items:
     Raises:
         DataError: it is none of these.
     """
-    if isinstance(x, (str, Path)) and Path(x).is_file() and Path(x).suffix.lower() not in _TABLES:
+    if isinstance(x, (str, Path)) and _is_image_path(Path(x)):
         return Items(ImageDataset(str(x), [Path(x)], {}), spec, single=True)
     one = hasattr(x, "getbands") or (isinstance(x, np.ndarray) and _is_one(x)) or isinstance(x, (bytes, bytearray))
     if one:
@@ -87,6 +88,19 @@ def as_items(x: Any, modality: str, spec: Input, registry: Any = None) -> Items:
             "give x[None] for one, x[:, None] for several"
         )
     return Items(read(x, registry, modality=modality, labelled=False), spec)
+
+
+def _is_image_path(path: Path) -> bool:
+    """Return whether a path is to be read as one image; one that is missing, and named like an image, says so then.
+
+    Raises:
+        DataError: there is nothing, and its name is not that of an image.
+    """
+    if path.exists():
+        return path.is_file() and path.suffix.lower() not in _TABLES
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    raise DataError(f"{str(path)!r} does not exist; wanted an image, a folder of images, or a table of their paths")
 
 
 _TABLES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})

@@ -259,3 +259,26 @@ def test_the_fingerprint_changes_with_a_label_or_a_pixel() -> None:
     other[0, 0, 0] ^= 1
     assert prepare((other, y)).profile.fingerprint != base
     assert prepare((x, [1 - y[0], *y[1:]])).profile.fingerprint != base
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "frame", "lists"])
+def test_rows_of_a_relative_source_are_found_from_any_working_folder(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _folders(tmp_path / "pets")
+    monkeypatch.chdir(tmp_path)
+    paths = [f"pets/{c}/{i}.png" for c in "ab" for i in range(10)]
+    frame = pd.DataFrame({"image": paths, "label": [p[5] for p in paths]})
+    frame.to_csv("pets.csv", index=False)
+    sources: dict[str, Any] = {
+        "folder": "pets",
+        "table": Path("pets.csv"),
+        "frame": frame,
+        "lists": (paths, list(frame["label"])),
+    }
+    data = prepare(sources[kind])
+    names = [data.dataset.row_name(i) for i in range(3)]
+    assert names == ["a/0.png", "a/1.png", "a/2.png"] if kind == "folder" else names == paths[:3]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert all(data.dataset.load(i).shape == (12, 10, 3) for i in range(20))

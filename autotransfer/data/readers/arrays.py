@@ -38,7 +38,7 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
     if wrong:
         raise DataError(faults("the arrays cannot be used", wrong))
     targets = {str(options.get("target") or "y"): values} if labelled else {}
-    return ImageDataset("arrays", items, targets, groups=groups, notes=_notes(items))
+    return ImageDataset("arrays", items, targets, root=Path.cwd(), groups=groups, notes=_notes(items))
 
 
 def _tried(wrong: list[str], make: Any, *given: Any) -> Any:
@@ -84,7 +84,8 @@ def _listed(items: list[Any]) -> Any:
         raise DataError(
             f"X holds texts ({texts[0][:40]!r} ...) and no paths of images (.png, .jpg ...); text is not supported yet"
         )
-    items = [Path(i) if isinstance(i, str) else i for i in items]
+    # Workers have another working folder.
+    items = [Path(i).absolute() if isinstance(i, (str, Path)) else i for i in items]
     odd = [i for i in items if isinstance(i, np.ndarray) and i.dtype != np.uint8 and i.dtype.kind in "biuf" and i.size]
     if odd and len(odd) == len(items):
         ends = np.array([end for i in odd for end in (i.min(), i.max())], dtype=np.float64)

@@ -29,7 +29,7 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
     """
     if not isinstance(source, (str, Path)) or not Path(source).is_dir():
         return None
-    root = Path(source)
+    root = Path(source).absolute()  # workers have another working folder
     if not options.get("labelled", True):
         items = _images(root)
         if not items:

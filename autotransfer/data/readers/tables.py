@@ -29,9 +29,9 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
     """
     if isinstance(source, (str, Path)) and Path(source).is_file():
         frame = _load(Path(source))
-        root, name = Path(source).parent, str(source)
+        root, name = Path(source).absolute().parent, str(source)  # workers have another working folder
     elif type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
-        frame, root, name = source, Path(), "the table"
+        frame, root, name = source, Path.cwd(), "the table"
     else:
         return None
     if frame is None:
