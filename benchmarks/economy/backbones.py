@@ -8,6 +8,7 @@ Real pretrained networks at 96 to 128 pixels, so that a search of dozens of fine
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ def card(name: str) -> BackboneSpec:
         params=params,
         macs=round((whole.macs or 0) * (size / 224) ** 2),
     )
+
+
+def static(ids: Sequence[str]) -> str:
+    """Return the backbone that one would take without looking at the data: most parameters, then most work."""
+    cards = [card(id.partition("/")[2]) for id in ids]
+    return max(cards, key=lambda c: (c.params or 0, c.macs or 0)).id
 
 
 def build(weights: Path | None, pack: str, size: int) -> Any:

@@ -150,6 +150,7 @@ def _from_ledger(usage: Usage, lines: list[tuple[float, dict[str, Any]]], worker
     trials = [(at, line["record"]) for at, line in lines if line["kind"] == "trial"]
     scored = [(at, r["objective"]) for at, r in trials if r.get("objective") is not None and r["status"] != "failed"]
     searched = [at for at, r in trials if r["id"].startswith("t")]
+    usable = [at for at, r in trials if r["id"].startswith("t") and r.get("objective") is not None]  # no baseline
     before = [at for at, _ in surveys if not searched or at <= searched[0]]
     last = {r["backbone"]: r for _, r in surveys}
     survey = sum(r.get("seconds_per_row", 0.0) * r.get("rows", 0) for r in last.values())
@@ -159,7 +160,7 @@ def _from_ledger(usage: Usage, lines: list[tuple[float, dict[str, Any]]], worker
         "path": path(usage, scored),
         "survey_cpu": round(usage.cpu_at(before[-1]), 2) if before else None,
         "survey_seconds": round(survey, 2),
-        "first_model_cpu": round(usage.cpu_at(min(at for at, _ in scored)), 2) if scored else None,
+        "first_model_cpu": round(usage.cpu_at(min(usable)), 2) if usable else None,
         "compute_seconds": round(compute, 2),
         "overhead": round((usage.wall * workers - compute) / compute, 4) if compute else None,
         "epochs_run": round(sum(r.get("epochs", 0.0) for _, r in trials), 2),

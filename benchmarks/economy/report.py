@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.economy.backbones import static
 from benchmarks.economy.cells import ABLATIONS, Results
 
 Lines = Mapping[str, dict[str, Any]]
@@ -28,9 +29,16 @@ class Ratio:
 
 
 def unit(arms: Lines) -> float | None:
-    """Return the unit's CPU seconds: of the winner's backbone, or of the static choice where that is dearer."""
-    found = [arms[n]["cpu"] for n in ("e", "e:static") if n in arms]
-    return max(found) if "e" in arms else None
+    """Return the unit's CPU seconds: of the winner's backbone, or of the static choice where that is dearer.
+
+    None as long as one of the two has not been run.
+    """
+    if "e" not in arms:
+        return None
+    own: float = arms["e"]["cpu"]
+    if arms["e"]["unit_of"] == static(arms["e"]["backbones"]):
+        return own
+    return max(own, arms["e:static"]["cpu"]) if "e:static" in arms else None
 
 
 def _of_unit(name: str, winner: bool = False) -> Callable[[Lines], float | None]:
@@ -50,7 +58,7 @@ def _time_to(rival: str) -> Callable[[Lines], float | None]:
             return None
         goal = SHARE * arms["b"]["validation"]
         ours, theirs = _reached(arms["a"], goal), _reached(arms[rival], goal)
-        if theirs == NEVER:  # the rival with reused actors draws the same trials, but may stop others
+        if theirs == NEVER:  # with reused actors other trials may be stopped: its whole cost is less than it would need
             theirs = arms[rival]["cpu"]
         return ours / theirs
 

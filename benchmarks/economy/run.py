@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.economy.backbones import NAMES, POOL, card
+from benchmarks.economy.backbones import NAMES, POOL, static
 from benchmarks.economy.cells import ARMS, RESULTS, Cell, Results
 from benchmarks.economy.measure import measure
 from benchmarks.economy.report import report
@@ -36,6 +37,7 @@ EXTRA = (("tux,digits", "0", "d,f"), ("tux,digits", "0", "a:no-*,a:single-score,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, or print the report."""
     given = _parsed(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the arm that runs is ended too
     results = Results(given.results)
     if given.report:
         print(report(results, given.rows))
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{cell.task:10} {cell.seed:3d} {cell.arm:16} {state}")
         return
     _run(cells, results, keep=given.keep, again=given.rerun)
+    print(report(results, given.rows))
 
 
 def _run(cells: list[Cell], results: Results, *, keep: bool, again: bool) -> None:
@@ -94,12 +97,6 @@ def _same_as_winner(told: Cell, cell: Cell, results: Results) -> bool:
         return False
     winner = _resolved(replace(cell, arm="e"), results)
     return winner is not None and winner.unit_of == told.unit_of
-
-
-def static(ids: Sequence[str]) -> str:
-    """Return the backbone that one would take without looking at the data: most parameters, then most work."""
-    cards = [card(id.partition("/")[2]) for id in ids]
-    return max(cards, key=lambda c: (c.params or 0, c.macs or 0)).id
 
 
 def _transferring(winner: str, ids: Sequence[str]) -> str:
@@ -173,5 +170,5 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
             setattr(given, name, getattr(given, name) or value)
     given.rows, given.samples = given.rows or 300, given.samples or 32
     given.backbones = given.backbones or (QUICK_POOL if given.quick else ",".join(POOL))
-    given.results = given.results or (RESULTS.with_name("quick.jsonl") if given.quick else RESULTS)
+    given.results = given.results or (home() / "quick.jsonl" if given.quick else RESULTS)
     return given
