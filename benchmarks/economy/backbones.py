@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autotransfer.plugin import BackboneSpec, PluginError, hookimpl
+from autotransfer.plugin import BackboneSpec, ImageInput, PluginError, hookimpl
 from autotransfer_packs.cards import CARDS
 
 NAMES = {
@@ -63,6 +63,7 @@ def card(name: str) -> BackboneSpec:
     size, whole = int(pixels), _PACKS[NAMES[short]]
     if size < 32 or (short == "dinov2" and size % _PATCH):
         raise PluginError(f"{name}: wanted 32 pixels or more, and multiples of {_PATCH} for dinov2")
+    assert isinstance(whole.input, ImageInput)
     params = whole.params
     if short == "dinov2" and params is not None and whole.width is not None:
         params -= (_POSITIONS - (size // _PATCH) ** 2) * whole.width

@@ -73,9 +73,9 @@ def run(given: Mapping[str, Any]) -> None:
         ),
         run_config=tune.RunConfig(name="plain", storage_path=str(scratch / "tune"), verbose=0),
     )
-    results = list(tuner.fit())
+    found = tuner.fit()
     ray.shutdown()
-    _keep_best(given, scratch, results)
+    _keep_best(given, scratch, [found[i] for i in range(len(found))])
 
 
 def _keep_best(given: Mapping[str, Any], scratch: Path, results: list[Any]) -> None:
