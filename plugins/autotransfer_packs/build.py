@@ -50,14 +50,20 @@ def open_nsfw(weights: Path | None) -> nn.Module:
     return network
 
 
-def dinov2_focus(weights: Path | None) -> nn.Module:
-    """Return DINOv2 ViT-S/14: ``float32`` [N, 3, 224, 224] -> [N, 384], the class token after the last norm.
+def dinov2_focus(weights: Path | None, size: int = dinov2.SIZE) -> nn.Module:
+    """Return DINOv2 ViT-S/14: ``float32`` [N, 3, size, size] -> [N, 384], the class token after the last norm.
+
+    Args:
+        weights: the pack's file; None: random weights.
+        size: height and width of the input in pixels, a multiple of 14.
 
     Raises:
+        PluginError: the size is no multiple of 14.
         WeightsError: the file does not hold this network.
     """
+    dinov2.check_size(size)
     make: Any = timm.create_model  # which options there are depends on the model
-    network = make("vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=dinov2.SIZE)
+    network = make("vit_small_patch14_dinov2", pretrained=False, num_classes=0, img_size=size)
     if weights is not None:
         dinov2.fill(network, weights)
     return network  # type: ignore[no-any-return]

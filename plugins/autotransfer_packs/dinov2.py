@@ -9,11 +9,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
-from autotransfer.plugin import WeightsError
+from autotransfer.plugin import PluginError, WeightsError
 from autotransfer_packs import onnx_file
 from autotransfer_packs.onnx_file import OnnxFile
 
 SIZE = 224
+"""Pixels, where nothing else is asked for."""
 _PATCH = 14
 _BLOCK = {
     "norm1.weight": "norm1.weight",
@@ -31,8 +32,18 @@ _BLOCK = {
 }
 
 
+def check_size(size: int) -> None:
+    """Raise for an input that patches of 14 pixels do not tile.
+
+    Raises:
+        PluginError: the size is no multiple of 14.
+    """
+    if size < _PATCH or size % _PATCH:
+        raise PluginError(f"DINOv2's input is {size} pixels wide; wanted a multiple of {_PATCH}, such as 224")
+
+
 def fill(network: VisionTransformer, weights: Path) -> None:
-    """Fill timm's ViT-S/14 at 224 pixels from the pack's ONNX file; the detector's decoder is left out.
+    """Fill timm's ViT-S/14, made for any input size, from the pack's ONNX file; the detector's decoder is left out.
 
     Raises:
         WeightsError: the file does not hold this network.
@@ -43,7 +54,7 @@ def fill(network: VisionTransformer, weights: Path) -> None:
     embeddings = "backbone.embeddings"
     state = {
         "cls_token": file.tensor(f"{embeddings}.cls_token"),
-        "pos_embed": _positions(file),
+        "pos_embed": _positions(file, network.patch_embed.grid_size[0]),
         "patch_embed.proj.weight": file.tensor(f"{embeddings}.patch_embeddings.projection.weight"),
         "patch_embed.proj.bias": file.tensor(f"{embeddings}.patch_embeddings.projection.bias"),
         "norm.weight": file.tensor("backbone.layernorm.weight"),
@@ -70,13 +81,13 @@ def _matrices(file: OnnxFile) -> dict[str, Tensor]:
     return found
 
 
-def _positions(file: OnnxFile) -> Tensor:
-    """Return the position table ``float32`` [1, 1 + 16 * 16, 384], resampled from 37 x 37 as the graph does it."""
+def _positions(file: OnnxFile, side: int) -> Tensor:
+    """Return the position table ``float32`` [1, 1 + side * side, 384], resampled from 37 x 37 as the graph does it."""
     tables = [t for t in file.tensors.values() if t.dim() == 3 and t.shape[0] == 1 and t.shape[1] > 1]
     firsts = [n for n in file.nodes if n.kind == "Concat" and len(n.inputs) == 2 and n.inputs[0] in file.tensors]
     if len(tables) != 1 or len(firsts) != 1:
         raise WeightsError(f"{file.path} holds {len(tables)} tables of positions instead of one")
-    grid, side = round(tables[0].shape[1] ** 0.5), SIZE // _PATCH
+    grid = round(tables[0].shape[1] ** 0.5)
     table = tables[0].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
     small = functional.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
     first = file.tensor(firsts[0].inputs[0])

@@ -16,7 +16,7 @@ from torch.nn import functional
 import autotransfer_packs
 from autotransfer import weights
 from autotransfer.codec import from_json, to_json
-from autotransfer.plugin import BackboneSpec, WeightsError
+from autotransfer.plugin import BackboneSpec, PluginError, WeightsError
 from autotransfer_packs import build, dinov2, in_order, nsfw
 from autotransfer_packs.cards import CARDS
 
@@ -55,11 +55,10 @@ def test_a_card_has_the_sizes_of_the_network(spec, card_agrees):
 
 
 @pytest.mark.parametrize("spec", CARDS, ids=lambda s: s.id)
-def test_a_network_can_be_cut_between_the_stages_of_its_card(spec, stages_hold, monkeypatch):
-    size = 56 if "dinov2" in spec.id else 96  # the stages are the same at every size
-    monkeypatch.setattr(dinov2, "SIZE", size)
+def test_a_network_can_be_cut_between_the_stages_of_its_card(spec, stages_hold):
+    size, options = (56, {"size": 56}) if "dinov2" in spec.id else (96, {})  # the stages are the same at every size
     torch.manual_seed(0)
-    stages_hold(spec, factory(spec)(None), size)
+    stages_hold(spec, factory(spec)(None, **options), size)
 
 
 def renamed(state, path):
@@ -221,19 +220,29 @@ def vit_graph(network, table):
     return nodes, tensors
 
 
-def test_the_vision_transformer_is_read_from_its_graph(tmp_path, small_vit):
-    table = torch.randn(1, 37 * 37, 12)
+@pytest.mark.parametrize("size", [224, 98])
+def test_the_vision_transformer_is_read_from_its_graph_at_any_size(tmp_path, small_vit, size):
+    table, side = torch.randn(1, 37 * 37, 12), size // 14
     nodes, tensors = vit_graph(small_vit, table)
     write_onnx(tmp_path / "net.onnx", nodes, tensors)
     filled = timm.create_model(
-        "vit_small_patch14_dinov2", num_classes=0, img_size=224, embed_dim=12, depth=2, num_heads=2
+        "vit_small_patch14_dinov2", num_classes=0, img_size=size, embed_dim=12, depth=2, num_heads=2
     ).eval()
     dinov2.fill(filled, tmp_path / "net.onnx")
-    small = functional.interpolate(table.reshape(1, 37, 37, 12).permute(0, 3, 1, 2), size=(16, 16), mode="bicubic")
+    small = functional.interpolate(table.reshape(1, 37, 37, 12).permute(0, 3, 1, 2), size=(side, side), mode="bicubic")
+    assert torch.equal(filled.pos_embed[:, 1:], small.flatten(2).transpose(1, 2))
+    assert torch.equal(filled.pos_embed[:, :1], small_vit.pos_embed[:, :1])
+    small_vit.set_input_size(img_size=size)
     with torch.no_grad():
-        small_vit.pos_embed[:, 1:] = small.flatten(2).transpose(1, 2)
-        rows = torch.randn(2, 3, 224, 224)
+        small_vit.pos_embed.copy_(filled.pos_embed)
+        rows = torch.randn(2, 3, size, size)
         assert torch.equal(filled(rows), small_vit(rows))
+
+
+@pytest.mark.parametrize("size", [100, 0])
+def test_the_vision_transformer_wants_whole_patches(size):
+    with pytest.raises(PluginError, match=f"{size} pixels wide; wanted a multiple of 14"):
+        build.dinov2_focus(None, size=size)
 
 
 @pytest.mark.parametrize(
