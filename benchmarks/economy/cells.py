@@ -38,7 +38,7 @@ ABLATIONS: Mapping[str, str] = {
     "a:single-score": "single_score",
     "a:random-order": "random_order",
 }
-"""What ``AUTOTRANSFER_ABLATE`` is set to."""
+"""What is left out, as ``ablated.py`` calls it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,9 @@ def _run_fit(
     cell: Cell, layout: Layout, scratch: Path, home: Path, extra: tuple[str, ...]
 ) -> tuple[Usage, list[tuple[float, dict[str, Any]]]]:
     run = scratch / "run"
-    command = [sys.executable, "-m", "autotransfer", "fit", str(layout.train), "--test", str(layout.test)]
+    left_out = ABLATIONS.get(cell.arm)
+    product = ["benchmarks.economy.ablated", left_out] if left_out else ["autotransfer"]
+    command = [sys.executable, "-m", *product, "fit", str(layout.train), "--test", str(layout.test)]
     command += ["--metric", layout.metric]
     command += ["--plugin", str(PLUGIN), "--backbones", ",".join(cell.backbones), "--offline", "--json"]
     command += ["--max-workers", str(cell.workers), "--seed", str(cell.seed), "--out", str(run), *extra]
@@ -206,8 +208,6 @@ def _environment(cell: Cell, home: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(r for r in roots if r),
         "AUTOTRANSFER_HOME": str(home),
     }
-    if cell.arm in ABLATIONS:
-        found["AUTOTRANSFER_ABLATE"] = ABLATIONS[cell.arm]
     return found
 
 
