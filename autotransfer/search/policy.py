@@ -28,9 +28,9 @@ RUNGS = (2, 5, EPOCHS)
 """Epochs at which recipes that move the backbone are compared."""
 HEADS_ONLY = 30.0
 """Under this many seconds only heads are trained."""
-PRICE = 0.02
+PRICE = 0.1
 """Skill that one unit of cost must be expected to bring, where the caller set no budget."""
-PRICE_OF_TIME = 0.002
+PRICE_OF_TIME = 0.02
 """The same under a clock: the time is given, but nobody likes to wait for nothing."""
 HEAD_SHARE = 0.01
 """A head costs next to nothing; it is taken to cost this share of the unit, so that heads do not crowd out the rest."""
@@ -66,7 +66,7 @@ class Search:
     """What earlier runs found; it orders candidates and touches no score."""
     status: str = "complete"
     spent: float = 0.0
-    """Predicted cost of all jobs so far."""
+    """Cost of all jobs so far: predicted, or seconds as they were where there is a clock."""
 
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.context, self.profile, self.registry, self.deadline, self.workers)
@@ -100,6 +100,7 @@ class Search:
         self.space.dtypes = {r.backbone: r.training_dtype for r in self.survey}
         order, static = self.rounds.order(), self.rounds.static()
         self.unit = self.costs.unit(*order[:1], *filter(None, [static]))
+        self.spent = sum(self.costs.row(r.backbone) * r.rows for r in self.survey)
         proposer = Proposer(self.space, self.survey, order, static)
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
@@ -196,12 +197,13 @@ class Search:
         """Run the next rung of each of these trials."""
         if not trials:
             return
+        predicted = [self._rest(t) for t in trials]
         for trial in trials:
-            self.spent += self._rest(trial)
             self.costs.passed(trial.backbone, trial.phases)
         records = yield [self._rung(t) for t in trials]
-        for trial, record in zip(trials, records, strict=True):
+        for trial, record, cost in zip(trials, records, predicted, strict=True):
             assert isinstance(record, TrialRecord)
+            self.spent += record.seconds if self.costs.clock else cost
             before = trial.objective
             self.board.take(trial, record)
             if trial.counted and record.objective is not None:

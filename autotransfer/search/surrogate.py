@@ -20,8 +20,10 @@ from autotransfer.schema import Recipe
 
 Array = np.ndarray
 
-SPREAD = 0.12
-"""Prior standard deviation of the gain over the head, in skill."""
+SPREAD = 0.07
+"""Prior standard deviation of one recipe's gain over the head about that of others, in skill."""
+COMMON = 0.08
+"""The same of what all recipes gain on these data: a few trials tell whether fine-tuning pays here at all."""
 SURVEY_NOISE = 0.03
 """Standard deviation of a survey score as a statement on what fine-tuning will reach, in skill."""
 FULL_GAIN = 0.06
@@ -124,12 +126,12 @@ class Surrogate:
     def _gains(self, recipes: list[Recipe], known: Sequence[Observation]) -> tuple[Array, Array]:
         prior = np.asarray([expected_gain(r) for r in recipes])
         if not known:
-            return prior, np.full(len(recipes), SPREAD)
+            return prior, np.full(len(recipes), math.hypot(SPREAD, COMMON))
         names = _Names([*(o.recipe for o in known), *recipes])
         x = np.stack([names.encode(o.recipe, o.here) for o in known])
         y = np.asarray([o.gain - expected_gain(o.recipe) for o in known])
         process = GaussianProcessRegressor(
-            ConstantKernel(SPREAD**2, "fixed") * RBF(1.0, "fixed"),
+            ConstantKernel(COMMON**2, "fixed") + ConstantKernel(SPREAD**2, "fixed") * RBF(1.0, "fixed"),
             alpha=np.asarray([max(o.noise, 1e-3) ** 2 for o in known]),
             optimizer=None,
         ).fit(x, y)

@@ -157,5 +157,6 @@ def _restore_optimizer(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
         key, _, name = full.partition("/")
         assert trainer.optimizer is not None
         parameter = named[name]
-        value = tensor.clone() if key == "step" else tensor.clone().to(parameter.device)
+        # Laid out as its parameter is: the optimizer goes through both as they lie in memory.
+        value = tensor.clone() if key == "step" else torch.empty_like(parameter.detach()).copy_(tensor)
         trainer.optimizer.state[parameter][key] = value

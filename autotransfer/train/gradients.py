@@ -82,7 +82,8 @@ def _pieces(trainer: Trainer, rows: np.ndarray) -> float:
         merged = trainer.job.strategy.combine(summed)
         merged = [torch.stack(g).sum(0) for g in zip(*summed, strict=True)] if merged is None else merged
         for parameter, gradient in zip(trained, merged, strict=True):
-            parameter.grad = gradient
+            # Laid out as its parameter is: the optimizer goes through both as they lie in memory.
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
     return total
 
 

@@ -339,4 +339,5 @@ def make_optimizer(rows: list[dict[str, Any]], training: Training) -> torch.opti
     """Return AdamW (Loshchilov and Hutter 2019) or SGD with Nesterov momentum 0.9 over these groups."""
     if training.optimizer == "sgd":
         return torch.optim.SGD(rows, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(rows)
+    # One pass over each tensor in place of ten: a third of a small batch's step on a CPU is the optimizer's.
+    return torch.optim.AdamW(rows, fused=True)

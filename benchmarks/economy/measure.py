@@ -203,12 +203,11 @@ def _environment(cell: Cell, home: Path) -> dict[str, str]:
         if not (home / "weights").is_symlink():
             (home / "weights").symlink_to(cache_folder().resolve() / "weights", target_is_directory=True)
     roots = [str(ROOT), str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]
-    found = {
+    return {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(r for r in roots if r),
         "AUTOTRANSFER_HOME": str(home),
     }
-    return found
 
 
 def _tail(log: Path) -> str:
