@@ -38,7 +38,8 @@ class Registry:
 
     def __init__(self, plugins: Sequence[PluginInfo]) -> None:
         self._plugins = list(plugins)
-        self._refused: list[Refusal] = [Refusal(name=i.name, reason=i.reason) for i in plugins if i.status == "broken"]
+        broken = (Refusal(name=i.name, reason=i.reason) for i in plugins if i.status == "broken")
+        self._refused: list[Refusal] = list(dict.fromkeys(broken))  # two of one name share their reason
         self._failed: dict[tuple[str, str], str] = {}
         """Last failure by plugin and hook."""
         self._backbones: dict[str, BackboneSpec] | None = None
