@@ -204,6 +204,8 @@ class Settings:
 def to_yaml(settings: Settings, *, identity: str | None = None, finished: Mapping[str, Any] | None = None) -> str:
     """Return the arguments that differ from their defaults as YAML; data in memory are named in a comment.
 
+    Files and folders that there are get absolute paths.
+
     Args:
         settings: the arguments.
         identity: of the run, from :func:`identity`.
@@ -217,7 +219,7 @@ def to_yaml(settings: Settings, *, identity: str | None = None, finished: Mappin
         if one.name in ("data", "validation", "test", "groups") and not isinstance(value, (str, Path)):
             comments.append(f"# {one.name}: {type(value).__name__} in memory; to resume, give it again\n")
             continue
-        body[one.name] = _plain(value)
+        body[one.name] = _placed(one.name, _plain(value))
     marks = {"identity": identity, "finished": None if finished is None else dict(finished)}
     body |= {name: mark for name, mark in marks.items() if mark is not None}
     return "".join(comments) + (yaml.safe_dump(body, sort_keys=False, allow_unicode=True) if body else "")
@@ -345,6 +347,14 @@ def _space_faults(space: Any) -> list[str]:
         except ConfigError as error:
             found.append(str(error))
     return found
+
+
+def _placed(name: str, value: Any) -> Any:
+    """Return data and plugin files that there are by absolute paths: a run goes on from any working folder."""
+    if name == "plugins":  # what does not end in .py is a module's name, even beside a folder of that name
+        return [str(Path(v).absolute()) if str(v).endswith(".py") and Path(v).exists() else v for v in value]
+    there = name in ("data", "validation", "test") and Path(value).exists()
+    return str(Path(value).absolute()) if there else value
 
 
 def _plain(value: Any) -> Any:

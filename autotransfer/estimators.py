@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
 
 from autotransfer import engine
 from autotransfer.config import Settings
@@ -142,14 +143,22 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]
         Raises:
             ConfigError: the constructor's arguments are wrong.
             DataError: the data cannot be used.
+            ValueError: y holds NaN or infinity, or is not one number a row.
         """
         if y is None:
             raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        return self._fit(X, column_or_1d(np.asarray(y), warn=True), "regression")
+        numbers = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+        return self._fit(X, column_or_1d(numbers, warn=True), "regression")
 
 
 def _images(X: Any) -> Any:
-    """Return X as many images; [N, H, W] gets a channel axis, so that it is never taken for one picture."""
+    """Return X as many images; [N, H, W] gets a channel axis, so that it is never taken for one picture.
+
+    Raises:
+        DataError: X is no array or list of images.
+    """
+    if isinstance(X, (str, Path, bytes)) or not hasattr(X, "__iter__"):
+        raise DataError(f"X is {X!r:.60}; wanted an array of images, or a list of arrays, PIL images or paths")
     if isinstance(X, np.ndarray) and X.dtype != object:
         if X.ndim not in (3, 4):
             raise DataError(

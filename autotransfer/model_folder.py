@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,7 @@ from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.weights import sha256
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 FORMAT = 2
 READS = (1, 2)
 """Formats that are read: in the first one no head sees more than the backbone's output."""
@@ -193,9 +194,10 @@ def restore(where: Path, plugins: Sequence[Any] = ()) -> Restored:
     task = tasks.from_json(bodies[LABELS])
     if task.outputs != note.head.outputs:
         raise ModelError(f"{where} has a head of {note.head.outputs} outputs, and labels for {task.outputs}")
-    run = from_json(RunRecord, bodies[HISTORY])
+    run = _parsed(RunRecord, bodies[HISTORY], where / HISTORY)
     registry = Registry.discover(plugins)
-    spec = _spec(registry, note, from_json(_Preprocessing, {"input": bodies[PREPROCESSING]}).input)
+    prepared = _parsed(_Preprocessing, {"input": bodies[PREPROCESSING]}, where / PREPROCESSING).input
+    spec = _spec(registry, note, prepared)
     fitted, tensors = _state(content)
     network = _network(registry, spec, task, note, fitted)
     try:
@@ -255,7 +257,7 @@ def read_note(path: Path) -> ModelNote:
             f"{path} has the model format {found!r}; this autotransfer reads format {' and '.join(map(str, READS))}. "
             "Load it with the version that wrote it, or train it again"
         )
-    note = from_json(ModelNote, body)
+    note = _parsed(ModelNote, body, path / RECIPE)
     # Of the file as it is, not of the note: fields that a later version adds have no part in it.
     if digest({**body, "checksum": ""}, CHECKSUM) != note.checksum:
         raise ModelError(f"{path / RECIPE} has another checksum than it says: it was altered by hand or damaged")
@@ -282,6 +284,13 @@ def _load(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _parsed(kind: type[T], body: Any, file: Path) -> T:
+    try:
+        return from_json(kind, body)
+    except ModelError as error:
+        raise ModelError(f"{file} was altered, or another version of autotransfer wrote it: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

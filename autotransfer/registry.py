@@ -38,7 +38,8 @@ class Registry:
 
     def __init__(self, plugins: Sequence[PluginInfo]) -> None:
         self._plugins = list(plugins)
-        self._refused: list[Refusal] = [Refusal(name=i.name, reason=i.reason) for i in plugins if i.status == "broken"]
+        broken = (Refusal(name=i.name, reason=i.reason) for i in plugins if i.status == "broken")
+        self._refused: list[Refusal] = list(dict.fromkeys(broken))  # two of one name share their reason
         self._failed: dict[tuple[str, str], str] = {}
         """Last failure by plugin and hook."""
         self._backbones: dict[str, BackboneSpec] | None = None
@@ -110,7 +111,8 @@ class Registry:
                 found = self._found(info, id, options or {})
                 if found is not None:
                     return found
-        hint = suggestion(id, curated) + self._failure(id, "autotransfer_backbones")
+        hint = suggestion(id, curated) or _namesakes(id, curated)
+        hint += self._failure(id, "autotransfer_backbones")
         raise UnknownNameError(f"no backbone is called {id!r}{hint or '.'} List all with: autotransfer backbones")
 
     def _found(self, info: PluginInfo, id: str, options: Mapping[str, Scalar]) -> BackboneSpec | None:
@@ -354,3 +356,9 @@ class Registry:
         except (Exception, SystemExit) as error:  # the hook may be a generator, and raise anything
             self._fault(info, hook, error)
             return []
+
+
+def _namesakes(id: str, known: Iterable[str]) -> str:
+    """Return what there is in an id's namespace, to be told where no id is close to it."""
+    own = [i for i in sorted(known) if i.startswith(id.split("/", 1)[0] + "/")]
+    return f"; there are {', '.join(own[:5])}{' ...' if len(own) > 5 else ''}." if own and "/" in id else ""

@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from autotransfer.codec import from_json, to_json
+from autotransfer.data.dataset import ImageDataset
 from autotransfer.data.image import from_array, prepare_image
-from autotransfer.errors import AutotransferError
+from autotransfer.errors import AutotransferError, DataError
 from autotransfer.protocols import FittedModule, FittedState, Strategy
 from autotransfer.registry import Registry
 from autotransfer.schema import Phase, Profile, Recipe, Training, Verdict
@@ -69,6 +70,9 @@ class Finding:
 def check_plugin(plugin: str | Path | ModuleType) -> list[Finding]:
     """Return what is wrong with a plugin, and with every backbone and strategy that it offers.
 
+    Its hooks about data are called too, with a source that is nobody's and three made-up images; those about a
+    search (``score``, ``trial_finished``) are not.
+
     Args:
         plugin: a file, a module's name, or a module.
 
@@ -81,8 +85,9 @@ def check_plugin(plugin: str | Path | ModuleType) -> list[Finding]:
         registry = Registry.discover([plugin])
         module = Path(module).stem if module.endswith(".py") else module
     mine = [i for i in registry.plugins() if i.module == module]
-    found = [Finding("error", i.name, i.reason) for i in mine if i.status != "ok"]
     names = {i.name for i in mine}
+    found = [Finding("error", n, text) for n in sorted(names) for text in _data_hooks(Registry(mine))]
+    found += [Finding("error", i.name, i.reason) for i in mine if i.status != "ok"]
     for spec in registry.backbones():
         if spec.namespace in names:
             found += check_backbone(spec, registry)
@@ -90,6 +95,18 @@ def check_plugin(plugin: str | Path | ModuleType) -> list[Finding]:
         if strategy.id.split("/")[0] in names:
             found += check_strategy(strategy)
     return found
+
+
+def _data_hooks(registry: Registry) -> Iterator[str]:
+    """Call the hooks about data; the registry keeps what fails with the plugin, what else is wrong is yielded."""
+    options = {"target": None, "modality": None, "task": None, "groups": None}
+    try:
+        if registry.read_dataset(object(), options) is not None:
+            yield "autotransfer_read_dataset takes any object for its own; return None for what is not"
+    except DataError as error:
+        yield f"autotransfer_read_dataset refuses what is not its own ({error}); return None for that"
+    pixels = np.random.default_rng(0).integers(0, 256, (len(PROFILE.classes), 16, 16, 3), dtype=np.uint8)
+    registry.profile_facts(ImageDataset("kit", pixels, {"class": PROFILE.classes}))
 
 
 def check_backbone(spec: BackboneSpec, registry: Registry | None = None) -> list[Finding]:
@@ -170,11 +187,14 @@ def _stages(module: nn.Module, stages: Stages, inputs: Any, output: str) -> Iter
     for cut in check_cuts(module, stages, inputs):
         if not cut.ok:
             yield "warning", f"cut after {stages.paths[cut.after - 1]!r} is dropped: {cut.reason}"
+    if not names:
+        yield "warning", "it has no parameters: nothing of it can be fine-tuned, and only a head is trained"
+        return
     module.zero_grad()
     pool_output(call(module, inputs), output).pow(2).sum().backward()
     reached = {stages.owners[n] for n, p in module.named_parameters() if p.grad is not None}
     idle = [p for i, p in enumerate(stages.paths) if i not in reached and i in set(stages.owners.values())]
-    if idle and names:
+    if idle:
         yield "error", f"no gradient reaches the stages {', '.join(map(repr, idle))}"
 
 

@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import yaml
 
 import autotransfer
 from autotransfer.config import LATER, Settings, as_names, identity, read_yaml, to_yaml
@@ -117,6 +118,19 @@ def test_yaml_goes_both_ways(tmp_path):
 def test_yaml_holds_what_differs_from_the_defaults_alone():
     assert to_yaml(Settings(data="pets", seed=0, executor="ray")) == "data: pets\n"
     assert to_yaml(Settings()) == ""
+
+
+def test_a_run_file_finds_its_data_and_plugins_from_any_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "mine.py").touch()
+    given = Settings(data="pets", test="s3://elsewhere", plugins=["mine.py", "pets", "lost.py"], out="runs/1")
+    assert yaml.safe_load(to_yaml(given)) == {
+        "data": str(tmp_path / "pets"),
+        "test": "s3://elsewhere",
+        "plugins": [str(tmp_path / "mine.py"), "pets", "lost.py"],
+        "out": "runs/1",
+    }
 
 
 def test_data_in_memory_are_named_and_missed_when_read_again(tmp_path):

@@ -189,6 +189,19 @@ def test_y_is_needed(made, stripes):
         made.fit(stripes[0], None)
 
 
+@pytest.mark.parametrize("odd", [None, 3, "one.png", b"bytes"])
+def test_what_is_not_many_images_is_refused(odd, stripes, fast):
+    with pytest.raises(DataError, match="wanted an array of images, or a list"):
+        TransferClassifier(**fast).fit(odd, stripes[1])
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_regressor_refuses_amounts_that_are_none(odd, stripes, fast):
+    amounts = np.where(np.arange(150) % 2, odd, np.arange(150.0))
+    with pytest.raises(ValueError, match="Input y contains"):
+        TransferRegressor(**fast).fit(stripes[0], amounts)
+
+
 def test_amounts_are_no_classes(stripes):
     with pytest.raises(ValueError, match="Unknown label type"):
         TransferClassifier().fit(stripes[0], np.linspace(0, 1, 150))

@@ -295,6 +295,15 @@ class TestSaving:
         again = pickle.loads(pickle.dumps(model))
         assert np.array_equal(again.predict_proba(stripes[0][:5]), model.predict_proba(stripes[0][:5]))
 
+    @pytest.mark.parametrize("name", ["recipe.json", "history.json", "preprocessing.json"])
+    def test_fields_that_nobody_knows_are_refused_with_the_file(self, name, kept, toynet):
+        body = json.loads((kept / name).read_text()) | {"factory": "os:system"}
+        (kept / name).write_text(json.dumps(body))
+        if name != "recipe.json":
+            resigned(kept, name)
+        with pytest.raises(ModelError, match=rf"{name} was altered, or another version.*'factory'"):
+            load(kept, plugins=[toynet])
+
     def test_an_edited_card_is_nobodys_business(self, kept, toynet):
         (kept / "README.md").write_text("# Ours")
         load(kept, [toynet])

@@ -75,6 +75,31 @@ def test_a_right_backbone_passes(tmp_path: Path, toynet: str) -> None:
     assert check_plugin(toynet) == []
 
 
+def test_a_backbone_without_parameters_is_a_warning(tmp_path: Path) -> None:
+    body = "class Bad(nn.Module):\n    def forward(self, x):\n        return x.mean((2, 3))"
+    (found,) = check_plugin(_written(tmp_path, "bare", body, {}))
+    assert found.level == "warning"
+    assert "it has no parameters" in found.text
+
+
+@pytest.mark.parametrize(
+    ("hook", "wanted"),
+    [
+        ("profile(dataset):\n    return {'odd': object()}", "odd is object; wanted scalars"),
+        ("profile(dataset):\n    return dataset.nothing", "has no attribute 'nothing'"),
+        ("read_dataset(source, options):\n    return source.upper()", "has no attribute 'upper'"),
+        ("read_dataset(source, options):\n    raise DataError('no table')", "refuses what is not its own (no table)"),
+    ],
+)
+def test_a_planted_fault_of_a_hook_about_data_is_found(tmp_path: Path, hook: str, wanted: str) -> None:
+    file = tmp_path / "hooked.py"
+    imports = "from autotransfer.plugin import DataError, hookimpl\n\n"
+    file.write_text(f"{imports}@hookimpl\ndef autotransfer_{hook}\n")
+    (found,) = check_plugin(file)
+    assert (found.level, found.about) == ("error", "hooked")
+    assert wanted in found.text
+
+
 def test_a_cut_over_a_branch_is_a_warning(tmp_path: Path) -> None:
     body = (
         "class Bad(Net):\n    def __init__(self):\n        super().__init__()\n"
