@@ -21,6 +21,7 @@ from autotransfer.runs import RunFolder, grew
 from autotransfer.schema import Plan, Profile, Refusal, RunRecord
 from autotransfer.search import serial
 from autotransfer.search.candidates import Proposer, Space
+from autotransfer.search.forecast import forecasts, foretold, multiply_rate
 from autotransfer.search.jobs import Context
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.memory import Memory
@@ -78,7 +79,7 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
         search = _search(ready, folder, files, began + loading)
         _run(search, ready, folder, notify)
         if _remembers(ready.settings) and search.status != "interrupted":
-            Memory().remember(ready.prepared.profile, list(search.records.values()), search.gains())
+            Memory().remember(ready.prepared.profile, search.survey, list(search.records.values()), search.gains())
         run = _told(search, ready, plan, began, cpu, loading)
         model = _finish(search, ready, run, notify)
         if folder.kept:
@@ -175,7 +176,7 @@ def _plan(ready: Ready) -> Plan:
     # Stages that are traced are not known yet, so nothing may be refused for want of them.
     space = replace(ready.space, refusals=[], specs={s.id: s for s in ready.pool.specs})
     proposer = Proposer(space, [], [s.id for s in transferring], largest)
-    return Plan(
+    made = Plan(
         backbones=tuple(s.id for s in ready.pool.specs),
         candidates=(*proposer.baselines(), *proposer.guaranteed()),
         refusals=tuple(ready.refusals),
@@ -183,6 +184,9 @@ def _plan(ready: Ready) -> Plan:
         licences={s.id: s.licence for s in ready.pool.specs},
         notes=("the survey may choose other backbones for the guaranteed candidates",),
     )
+    known = {} if ready.settings.memory is False else Memory().speeds()
+    found = forecasts(ready.prepared.profile, ready.pool.specs, known, multiply_rate())
+    return foretold(made, found, ready.settings.limit, _workers(ready.settings))
 
 
 def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: float) -> Search:

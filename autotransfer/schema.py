@@ -279,6 +279,23 @@ class Profile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What one backbone will cost, before it was run."""
+
+    backbone: str
+    survey_seconds: float | None
+    """Of its frozen pass on one worker; None: nothing is known of its speed."""
+    training_seconds: float | None
+    """Of one full 10-epoch fine-tune on one worker."""
+    memory_bytes: int
+    """Of a worker that trains it, without the activations of a batch."""
+    disk_bytes: int
+    """Of decoded rows and pooled features in the store."""
+    measured: bool = False
+    """The speed was measured by an earlier run on this machine; else it rests on the card's multiply-accumulates."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a fit would do."""
 
@@ -286,6 +303,11 @@ class Plan:
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
     download_bytes: int = 0
+    forecasts: tuple[Forecast, ...] = ()
+    seconds: float | None = None
+    """Predicted wall clock: the budget, or without one the survey and the first rung of each candidate."""
+    expected_trials: float | None = None
+    """Recipes that the budget is expected to hold; None: there is no budget, or nothing is known."""
     licences: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

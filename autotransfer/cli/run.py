@@ -146,9 +146,23 @@ def plan_text(found: Plan) -> str:
     """Return a plan for people."""
     from autotransfer.report.words import clock, columns, recipe_line, size
 
-    lines = [f"backbones  {', '.join(found.backbones)}", f"downloads  {size(found.download_bytes)}", ""]
-    licences = [{"backbone": b, "licence": found.licences.get(b, "unknown")} for b in found.backbones]
-    lines += [*columns(licences), "", "candidates"]
+    lines = [f"backbones  {', '.join(found.backbones)}", f"downloads  {size(found.download_bytes)}"]
+    if found.seconds is not None:
+        lines.append(f"time       {clock(found.seconds)} predicted")
+    if found.expected_trials is not None:
+        lines.append(f"trials     about {found.expected_trials:.0f} in the budget")
+    known = {f.backbone: f for f in found.forecasts}
+    rows = []
+    for id in found.backbones:
+        row = {"backbone": id, "licence": found.licences.get(id, "unknown")}
+        row |= {"survey": "-", "one fine-tune": "-", "memory": "-", "disk": "-", "known from": "-"}
+        if (told := known.get(id)) is not None:
+            row |= {"memory": size(told.memory_bytes), "disk": size(told.disk_bytes)}
+            row["known from"] = "an earlier run" if told.measured else "its card"
+            if told.survey_seconds is not None and told.training_seconds is not None:
+                row |= {"survey": clock(told.survey_seconds), "one fine-tune": clock(told.training_seconds)}
+        rows.append(row)
+    lines += ["", *columns(rows), "", "candidates"]
     for candidate in found.candidates:
         cost = f" [{clock(candidate.seconds)}]" if candidate.seconds is not None else ""
         lines.append(f"  {recipe_line(candidate.recipe)}: {candidate.reason}{cost}")

@@ -116,6 +116,8 @@ def _cost(run: RunRecord) -> str:
         line += (
             f" = {part:.2g} of one full fine-tune of this backbone (predicted {clock(run.unit_cpu_seconds or 0)} CPU)"
         )
+    if run.plan.seconds:
+        line += f"; the plan foretold {clock(run.plan.seconds)} wall"
     if run.download_seconds >= 1:
         line += f"; downloads took {clock(run.download_seconds)} more"
     return line

@@ -130,7 +130,7 @@ class Proposer:
         self.order = list(order)
         self.static = static
         stages = {r.backbone: r.stages for r in survey}
-        self.specs = {i: with_stages(s, stages.get(i, ())) for i, s in space.specs.items()}
+        self.specs = {i: with_stages(s, stages.get(i, s.stages)) for i, s in space.specs.items()}
         self.seen: set[str] = set()
         self.families: set[tuple[str, str]] = set()
         """Backbones and strategies whose heads were trained together already."""

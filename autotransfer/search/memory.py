@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autotransfer.codec import dumps, from_json
 from autotransfer.errors import ModelError
-from autotransfer.schema import Profile, Recipe, TrialRecord
+from autotransfer.schema import Profile, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.surrogate import Observation
 from autotransfer.weights import cache_folder
 
@@ -48,6 +48,8 @@ class PastRun:
     task: str
     rows: int
     classes: int
+    seconds_per_row: Mapping[str, float]
+    """Of a forward pass on the machine that ran it, by backbone."""
     tried: tuple[Tried, ...]
 
 
@@ -71,11 +73,25 @@ class Memory:
             for t in run.tried
         ][:MOST_RECORDS]
 
-    def remember(self, profile: Profile, trials: Sequence[TrialRecord], gains: Mapping[str, float]) -> None:
+    def speeds(self) -> dict[str, float]:
+        """Return the latest measured seconds of one row's forward pass, by backbone."""
+        found: dict[str, float] = {}
+        for run in reversed(self._runs()):
+            found |= run.seconds_per_row
+        return found
+
+    def remember(
+        self,
+        profile: Profile,
+        survey: Sequence[SurveyRecord],
+        trials: Sequence[TrialRecord],
+        gains: Mapping[str, float],
+    ) -> None:
         """Add a finished run.
 
         Args:
             profile: of its data.
+            survey: its survey.
             trials: its trials.
             gains: what each gained over its backbone's own head, in skill, by trial id; others are left out.
         """
@@ -86,6 +102,7 @@ class Memory:
             task=profile.task,
             rows=profile.train,
             classes=len(profile.classes),
+            seconds_per_row={r.backbone: r.seconds_per_row for r in survey if r.seconds_per_row > 0},
             tried=tuple(Tried(recipe=t.recipe, gain=gains[t.id]) for t in trials if t.id in gains),
         )
         if not run.tried:

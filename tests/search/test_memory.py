@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autotransfer.schema import Profile, Recipe, TrialRecord
+from autotransfer.schema import Profile, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search import memory
 from autotransfer.search.memory import Memory
 
@@ -25,6 +25,8 @@ PROFILE = Profile(
     fingerprint="one",
 )
 
+SURVEY = [SurveyRecord(backbone="m/a", status="done", seconds_per_row=0.25)]
+
 
 def _trials(*lrs: float) -> list[TrialRecord]:
     return [
@@ -35,7 +37,7 @@ def _trials(*lrs: float) -> list[TrialRecord]:
 
 def _filled(path: Path, lr: float = 0.1, profile: Profile = PROFILE) -> Memory:
     kept = Memory(path)
-    kept.remember(profile, _trials(lr, 0.2), {"t0": 0.5})
+    kept.remember(profile, SURVEY, _trials(lr, 0.2), {"t0": 0.5})
     return kept
 
 
@@ -56,10 +58,18 @@ def test_the_same_data_come_first_and_count_more_then_the_newest(tmp_path: Path)
     assert found[0].noise < found[1].noise
 
 
+def test_the_latest_speeds_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    _filled(path)
+    later = [SurveyRecord(backbone="m/a", status="done", seconds_per_row=0.5)]
+    Memory(path).remember(PROFILE, later, _trials(0.1), {"t0": 0.1})
+    assert Memory(path).speeds() == {"m/a": 0.5}
+
+
 def test_no_memory_and_nothing_to_remember_are_nothing(tmp_path: Path) -> None:
     kept = Memory(tmp_path / "none" / "m.jsonl")
     assert kept.recall(PROFILE) == []
-    kept.remember(PROFILE, _trials(0.1), {})
+    kept.remember(PROFILE, SURVEY, _trials(0.1), {})
     assert not (tmp_path / "none").exists()
 
 
