@@ -58,9 +58,7 @@ def forecasts(
     for spec in (s for s in specs if s.transfer):
         row = measured.get(spec.id, spec.macs / rate if spec.macs else None)
         seen = profile.train + profile.validation
-        size = seen * (
-            FEATURES + (spec.input.size**2 * spec.input.channels if isinstance(spec.input, ImageInput) else 0)
-        )
+        pixels = spec.input.size**2 * spec.input.channels if isinstance(spec.input, ImageInput) else 0
         found.append(
             Forecast(
                 backbone=spec.id,
