@@ -12,15 +12,18 @@ A cell of the same settings that is in the results file already is not run again
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import fnmatch
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autotransfer.codec import digest
 from benchmarks.economy.backbones import NAMES, POOL, static
 from benchmarks.economy.cells import ARMS, RESULTS, Cell, Results
 from benchmarks.economy.measure import measure
@@ -59,17 +62,43 @@ def _run(cells: list[Cell], results: Results, *, keep: bool, again: bool) -> Non
     for cell in cells:
         groups.setdefault((cell.task, cell.seed), []).append(cell)
     for (task, seed), members in groups.items():
-        group = home() / "cells" / f"{task}-{seed}-{members[0].rows}"
-        for cell in members:
-            told = _resolved(cell, results)
-            if told is None:
-                print(f"{task} seed {seed} {cell.arm}: waits for arm a, which tells the backbone", file=sys.stderr)
-            elif _same_as_winner(told, cell, results):
-                print(f"{task} seed {seed} {cell.arm}: the winner's backbone is the static choice", file=sys.stderr)
-            elif again or told.key not in results.latest():
-                _one(told, results, group)
-        if not keep:
-            shutil.rmtree(group, ignore_errors=True)
+        group = home() / "cells" / f"{task}-{seed}-{members[0].rows}-{digest(str(results.path.resolve()), 8)}"
+        with _held(group) as free:
+            if not free:
+                print(f"{task} seed {seed}: another run with these results is at it", file=sys.stderr)
+                continue
+            _group(members, results, group, again=again)
+            if not keep:
+                shutil.rmtree(group, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(group: Path) -> Iterator[bool]:
+    """Hold a scratch folder for this process; give False where another has it."""
+    group.parent.mkdir(parents=True, exist_ok=True)
+    with group.with_name(f".{group.name}.lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _group(members: list[Cell], results: Results, group: Path, *, again: bool) -> None:
+    """Run the cells of one task and seed that are missing, one right after the other."""
+    for cell in members:
+        told = _resolved(cell, results)
+        if told is None:
+            print(
+                f"{cell.task} seed {cell.seed} {cell.arm}: waits for arm a, which tells the backbone", file=sys.stderr
+            )
+        elif _same_as_winner(told, cell, results):
+            print(
+                f"{cell.task} seed {cell.seed} {cell.arm}: the winner's backbone is the static choice", file=sys.stderr
+            )
+        elif again or told.key not in results.latest():
+            _one(told, results, group)
 
 
 def _one(cell: Cell, results: Results, group: Path) -> None:
