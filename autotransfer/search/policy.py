@@ -172,9 +172,14 @@ class Search:
         means, spreads = self.surrogate.predict([c.recipe for c in drawn], fantasies)
         best = self._best_skill()
         return [
-            Option(improvement(m, s, best) / self._share(self._first(c)), candidate=c)
+            Option(self._worth(m, s, best, self._first(c)), candidate=c)
             for c, m, s in zip(drawn, means, spreads, strict=True)
         ]
+
+    def _worth(self, mean: float, spread: float, best: float, cost: float) -> float:
+        """Return the expected improvement for one unit of cost; 0 where the validation rows could not show it."""
+        gain = improvement(mean, spread, best)
+        return gain / self._share(cost) if gain >= self.surrogate.least else 0.0
 
     def _promotions(self, batch: Sequence[Trial]) -> list[Option]:
         best, found = self._best_skill(), []
@@ -183,7 +188,7 @@ class Search:
             if trial in batch or not self._in_time(trial.backbone, cost):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
-            found.append(Option(improvement(mean, spread, best) / self._share(cost), trial=trial))
+            found.append(Option(self._worth(mean, spread, best, cost), trial=trial))
         return found
 
     def _last_rung(self) -> Generation:

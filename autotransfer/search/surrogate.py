@@ -24,8 +24,6 @@ SPREAD = 0.07
 """Prior standard deviation of one recipe's gain over the head about that of others, in skill."""
 COMMON = 0.08
 """The same of what all recipes gain on these data: a few trials tell whether fine-tuning pays here at all."""
-SURVEY_NOISE = 0.03
-"""Standard deviation of a survey score as a statement on what fine-tuning will reach, in skill."""
 FULL_GAIN = 0.06
 """Expected gain of training all stages at the best lr ratio; measured 5 to 7 points on two texts tasks."""
 BEST_RATIO = -0.8
@@ -43,6 +41,8 @@ GAIN_SPREAD = 0.03
 PRIOR_COUNT = 2.0
 """How many observed rungs that expectation is worth."""
 FANTASY_NOISE = 0.02
+SHOWN = 0.25
+"""Share of the noise of a validation score below which an expected improvement is none."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class Surrogate:
         self.past = list(past)
         self.seen: dict[str, Observation] = {}
         self.steps: dict[tuple[bool, int], list[float]] = {}
+
+    @property
+    def least(self) -> float:
+        """The smallest expected improvement, in skill, that the validation rows could show."""
+        return SHOWN * self.noise
 
     def skill(self, objective: float) -> float:
         """Return an objective as skill."""
@@ -121,7 +126,7 @@ class Surrogate:
             known += [Observation(r, m, FANTASY_NOISE) for r, m in zip(fantasies, means, strict=True)]
         gains, spreads = self._gains(list(recipes), known)
         own = np.asarray([self._own(r.backbone) for r in recipes])
-        return own + gains, np.hypot(spreads, SURVEY_NOISE)
+        return own + gains, spreads
 
     def _gains(self, recipes: list[Recipe], known: Sequence[Observation]) -> tuple[Array, Array]:
         prior = np.asarray([expected_gain(r) for r in recipes])
