@@ -164,6 +164,7 @@ def _bad(root: Path) -> dict[str, tuple[list[str], str]]:
         "key": ([str(data), "--config", str(root / "r.yaml")], "did you mean budget"),
         "metric": ([str(data), "--metric", "acuracy"], "did you mean accuracy"),
         "plugin": ([str(data), "--plugin", str(root / "none.py")], "does not exist"),
+        "range": ([str(data), "--space", "lr: {log: [1, 0.1]}"], "the space of 'lr': a range needs"),
         "flag": ([str(data), "--bugdet", "5"], "bugdet"),
     }
 
@@ -192,6 +193,17 @@ def test_what_a_user_can_mend_is_one_message_and_exit_code_2(case: str, call: An
     assert wanted in " ".join(err.split())
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_an_out_that_cannot_be_a_folder_is_refused(
+    below: str, folder: Path, common: list[str], call: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, out, err = call("fit", folder, *common, "--trials", "1", "--out", tmp_path / "file" / below)
+    assert (code, out) == (2, "")
+    assert "cannot be a run folder: Not a directory; choose another --out" in err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_help_loads_nothing_heavy() -> None:
