@@ -119,6 +119,14 @@ def test_a_run_is_told(finished: Path, toynet: str, call: Any, verb: str) -> Non
     assert json.loads(call(verb, finished, "--plugin", toynet, "--json")[1])
 
 
+def test_the_report_names_the_plugin_that_a_prediction_needs(toy_run: Path, toynet: str, call: Any) -> None:
+    from autotransfer import load
+
+    again = f"predict {toy_run / 'model'} NEW --plugin"
+    assert f"{again} {toynet}\n" in load(toy_run, plugins=[toynet]).report()
+    assert f"{again} FILE\n" in call("report", toy_run)[1]
+
+
 @pytest.mark.parametrize("verb", ["plugins", "backbones", "strategies"])
 def test_listings_are_text_or_one_json_object(call: Any, verb: str) -> None:
     code, out, _ = call(verb)
