@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,9 @@ class Settings:
             found.append(f"trials is {self.trials!r:.60}; wanted a whole number, 1 or more")
         else:
             found += _budget_faults(None, self.trials)
-        if isinstance(self.budget, bool) or not isinstance(self.budget, (str, int, float, type(None))):
+        if self.budget == math.inf:
+            found.append("budget is infinite; wanted seconds or a text such as '10m', or neither budget nor trials")
+        elif isinstance(self.budget, bool) or not isinstance(self.budget, (str, int, float, type(None))):
             found.append(f"budget is {self.budget!r:.60}; wanted seconds, or a text such as '10m'")
         else:
             found += _budget_faults(self.budget, None)
@@ -345,7 +348,8 @@ def _space_faults(space: Any) -> list[str]:
         try:
             parse_domain(str(name), given)
         except ConfigError as error:
-            found.append(str(error))
+            text = str(error)
+            found.append(text if repr(name) in text else f"the space of {name!r}: {text}")
     return found
 
 

@@ -213,7 +213,8 @@ class TransferModel:
 
     def report(self) -> str:
         """Return a plain account of the data, what was tried, what won and what it cost."""
-        return render(self.run, saved=str(self.path) if self.path else None)
+        own = (i.path for i in self._registry.plugins() if i.name == self.spec.namespace)
+        return render(self.run, saved=str(self.path) if self.path else None, plugin=next(own, ""))
 
     def finished(self, seconds: float, cpu_seconds: float) -> TransferModel:
         """Take the final cost of the run, and return the model."""

@@ -43,17 +43,20 @@ class RunFolder:
         """Hold the folder for one run; give what a finished run of the same identity left, or None.
 
         Raises:
-            ConfigError: it is no run folder, is another run's, or is in use.
+            ConfigError: it is no run folder and cannot become one, is another run's, or is in use.
         """
         held = self._state()
         if held is not None and held.get("identity") != name:
             raise ConfigError(
                 f"{self.path} holds another run (other data, arguments or seed); choose another --out, or remove it"
             )
-        if held is None and self.path.exists() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} exists and is no run folder; choose another --out")
-        self.work.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("w", encoding="utf-8")
+        try:
+            if held is None and self.path.exists() and any(self.path.iterdir()):
+                raise ConfigError(f"{self.path} exists and is no run folder; choose another --out")
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror}; choose another --out") from error
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -119,6 +119,14 @@ def test_a_run_is_told(finished: Path, toynet: str, call: Any, verb: str) -> Non
     assert json.loads(call(verb, finished, "--plugin", toynet, "--json")[1])
 
 
+def test_the_report_names_the_plugin_that_a_prediction_needs(toy_run: Path, toynet: str, call: Any) -> None:
+    from autotransfer import load
+
+    again = f"predict {toy_run / 'model'} NEW --plugin"
+    assert f"{again} {toynet}\n" in load(toy_run, plugins=[toynet]).report()
+    assert f"{again} FILE\n" in call("report", toy_run)[1]
+
+
 @pytest.mark.parametrize("verb", ["plugins", "backbones", "strategies"])
 def test_listings_are_text_or_one_json_object(call: Any, verb: str) -> None:
     code, out, _ = call(verb)
@@ -164,6 +172,7 @@ def _bad(root: Path) -> dict[str, tuple[list[str], str]]:
         "key": ([str(data), "--config", str(root / "r.yaml")], "did you mean budget"),
         "metric": ([str(data), "--metric", "acuracy"], "did you mean accuracy"),
         "plugin": ([str(data), "--plugin", str(root / "none.py")], "does not exist"),
+        "range": ([str(data), "--space", "lr: {log: [1, 0.1]}"], "the space of 'lr': a range needs"),
         "flag": ([str(data), "--bugdet", "5"], "bugdet"),
     }
 
@@ -192,6 +201,17 @@ def test_what_a_user_can_mend_is_one_message_and_exit_code_2(case: str, call: An
     assert wanted in " ".join(err.split())
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_an_out_that_cannot_be_a_folder_is_refused(
+    below: str, folder: Path, common: list[str], call: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, out, err = call("fit", folder, *common, "--trials", "1", "--out", tmp_path / "file" / below)
+    assert (code, out) == (2, "")
+    assert "cannot be a run folder: Not a directory; choose another --out" in err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_help_loads_nothing_heavy() -> None:

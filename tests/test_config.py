@@ -34,6 +34,7 @@ def test_defaults_with_data_are_right():
         ({"budget": "soon"}, "budget is 'soon'"),
         ({"budget": True}, "budget is True"),
         ({"budget": float("nan")}, "budget is nan"),
+        ({"budget": float("inf")}, "budget is infinite"),
         ({"trials": 0}, "trials is 0"),
         ({"trials": 2.5}, "trials is 2.5"),
         ({"trials": 2, "budget": "1m"}, "both budget and trials"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotransfer.report.text import evaluation, share, verdict
+from autotransfer.report.text import conclusion, evaluation, share
 from autotransfer.report.words import clock, data_line, frozen
 from autotransfer.schema import Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
@@ -68,7 +68,7 @@ def _scores(run: RunRecord) -> list[str]:
     if run.baseline is not None:
         lines.append(f"- best no-transfer baseline on the same rows: {evaluation(run.baseline)}")
     if run.test is not None and run.baseline is not None:
-        lines.append(f"- {verdict(run.test, run.baseline)}")
+        lines.append(f"- {conclusion(run)}")
     part = share(run)
     cost = f"- cost: {clock(run.cpu_seconds)} of CPU time"
     return [*lines, cost + (f", {part:.2g} of one full fine-tune (predicted)" if part is not None else "")]

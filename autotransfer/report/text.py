@@ -10,21 +10,28 @@ from autotransfer.schema import Evaluation, RunRecord, TrialRecord
 
 TOP = 10
 """Rows of the leaderboard that are shown."""
+BASELINE = "baseline"
+"""The reason that a plan gives for trying a baseline."""
+_UNTRIED = (
+    "No trial of a pretrained backbone came to a score, so it is not known whether transfer pays here; "
+    "where the budget ended, give a larger one."
+)
 
 
-def render(run: RunRecord, saved: str | None = None, top: int = TOP) -> str:
+def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str = "") -> str:
     """Return the report.
 
     Args:
         run: the record of the run.
         saved: the model's folder, where it was saved.
         top: rows of the leaderboard.
+        plugin: the file that the model's backbone came from, where it was a single one.
     """
     lines = [f"data     {data_line(run.profile)}"]
     lines += [f"         {i.text}" for i in run.profile.issues]
     lines += [_survey(run), _search(run), f"winner   {_winner(run)}", *_test(run), f"cost     {_cost(run)}"]
     if saved is not None:
-        lines.append(f"saved    {saved}   again: autotransfer predict {saved} NEW")
+        lines.append(f"saved    {saved}   again: autotransfer predict {saved} NEW{plugin and f' --plugin {plugin}'}")
     board = rows_of(run)
     lines += ["", *columns([_short(r) for r in board[:top]])]
     if len(board) > top:
@@ -57,6 +64,13 @@ def verdict(test: Evaluation, baseline: Evaluation) -> str:
             "it is not shown that transfer pays here."
         )
     return f"The winner is {margin} better than the baseline, which lies outside the interval: transfer pays here."
+
+
+def conclusion(run: RunRecord) -> str:
+    """Return whether transfer pays, or that it was not tried, for a run with held-out rows and a baseline."""
+    assert run.test is not None
+    assert run.baseline is not None
+    return verdict(run.test, run.baseline) if _transferred(run) else _UNTRIED
 
 
 def evaluation(found: Evaluation) -> str:
@@ -106,7 +120,13 @@ def _test(run: RunRecord) -> Iterator[str]:
         yield line + "   no baseline was measured"
         return
     yield f"{line}   baseline {score(run.baseline.value)}"
-    yield f"         {verdict(run.test, run.baseline)}"
+    yield f"         {conclusion(run)}"
+
+
+def _transferred(run: RunRecord) -> bool:
+    """Return whether any trial of a backbone that is no baseline came to a score."""
+    plain = {c.recipe.backbone for c in run.plan.candidates if c.reason == BASELINE}
+    return any(t.objective is not None and t.recipe.backbone not in plain for t in run.trials)
 
 
 def _cost(run: RunRecord) -> str:

@@ -82,6 +82,12 @@ def test_tables(tmp_path: Path, kind: str) -> None:
         prepare(source, target="anmal")
 
 
+def test_a_link_to_nowhere_is_counted_and_named(tmp_path: Path) -> None:
+    (_folders(tmp_path) / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    issue = next(i for i in prepare(tmp_path).profile.issues if i.what == "unreadable")
+    assert (issue.count, issue.rows) == (1, ("a/gone.png",))
+
+
 def test_missing_labels_and_unreadable_files_are_counted_and_named(tmp_path: Path) -> None:
     _folders(tmp_path)
     (tmp_path / "a" / "3.png").write_text("no picture")

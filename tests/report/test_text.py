@@ -7,6 +7,7 @@ import pytest
 from autotransfer.report.card import model_card
 from autotransfer.report.text import render, share, verdict
 from autotransfer.report.text import winner_of as won
+from autotransfer.schema import Candidate
 from autotransfer.spec import BackboneSpec
 
 
@@ -49,6 +50,17 @@ def test_the_verdict_follows_the_interval(judged, scores, said):
 def test_the_verdict_knows_that_lower_errors_are_better(of_numbers):
     assert "lies outside the interval: transfer pays here" in verdict(of_numbers.test, of_numbers.baseline)
     assert "Transfer does not pay here" in verdict(of_numbers.baseline, of_numbers.test)
+
+
+def test_a_run_in_which_no_pretrained_backbone_was_scored_does_not_judge_transfer(judged):
+    run = judged(0.4, 0.3, 0.5, 0.4)
+    plain = Candidate(recipe=replace(run.trials[0].recipe, backbone="baselines/pixels"), reason="baseline")
+    tried = replace(run.trials[0], recipe=plain.recipe, objective=0.4, status="done")
+    failed = replace(run.trials[-1], objective=None, status="failed")
+    untried = replace(run, plan=replace(run.plan, candidates=(plain,)), trials=(tried, failed))
+    assert "it is not known whether transfer pays here" in render(untried)
+    assert "Transfer does not pay here" not in render(untried)
+    assert "Transfer does not pay here" in render(replace(untried, trials=(tried, *run.trials)))
 
 
 def test_what_was_not_measured_is_said_not_invented(run):

@@ -35,7 +35,7 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
         if not items:
             raise DataError(f"the folder {str(source)!r} holds no image")
         return ImageDataset(str(source), items, {}, root=root)
-    files = [p for p in sorted(root.rglob("*")) if p.is_file() and not _hidden(p, root)]
+    files = [p for p in sorted(root.rglob("*")) if _is_file(p) and not _hidden(p, root)]
     parts = [f for f in _folders(root) if _is_part(f)]
     rows: list[tuple[Path, str, str | None]] = []
     for part in parts or [root]:
@@ -99,7 +99,12 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def _is_image(path: Path, root: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not _hidden(path, root) and path.is_file()
+    # A link to nowhere is a row that cannot be read, and counted as such.
+    return path.suffix.lower() in SUFFIXES and not _hidden(path, root) and _is_file(path)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _why_empty(root: Path, source: Any, files: list[Path]) -> str:
