@@ -15,7 +15,6 @@ from torch.nn import functional
 from autotransfer.errors import ConfigError, PluginContractError
 from autotransfer.protocols import HeadState
 from autotransfer.schema import CurvePoint
-from autotransfer.tasks.metrics import deciding
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.heads import STANDARDISE_ROWS, moments
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -82,6 +81,7 @@ def fit_heads(
     warmup: float = 0.1,
     seed: int = 0,
     tick: Callable[[], None] = nothing,
+    judge: Callable[[Tensor, Tensor], float] | None = None,
 ) -> list[FusedHead]:
     """Train K linear heads with AdamW on one order of batches, each as it would be trained alone.
 
@@ -101,6 +101,8 @@ def fit_heads(
         warmup: share of the steps over which the rates rise.
         seed: of the order of rows and of dropout.
         tick: called before each step.
+        judge: objective of outputs [M, C] and targets; None: by all the task's scores, which takes longer than
+            ``tasks.metrics.deciding``.
 
     Returns:
         One head a setting, in their order.
@@ -110,7 +112,7 @@ def fit_heads(
     """
     if not settings:
         return []
-    stack = _Stack(train, settings, task)
+    stack = _Stack(train, settings, task, judge or (lambda o, t: task.objective(task.scores(o, t))))
     features, held = stack.scaled(train), stack.scaled(validation)
     stack.evaluate(held, validation_targets, 0, 0.0, only_given=True)
     steps = steps_per_epoch(len(train), batch_size)
@@ -132,11 +134,18 @@ def fit_heads(
 class _Stack:
     """K heads as one matrix [K * C, D + 1]: a row an output, the bias in the last column."""
 
-    def __init__(self, train: Tensor, settings: Sequence[HeadSetting], task: Task) -> None:
+    def __init__(
+        self,
+        train: Tensor,
+        settings: Sequence[HeadSetting],
+        task: Task,
+        judge: Callable[[Tensor, Tensor], float],
+    ) -> None:
         # Heads with the same dropout lie side by side, so that they share a product.
         self.places = sorted(range(len(settings)), key=lambda k: settings[k].dropout)
         self.settings = [settings[k] for k in self.places]
         self.task = task
+        self.judge = judge
         self.mean, self.scale = moments(train[:STANDARDISE_ROWS])
         self.gradient = _GRADIENTS.get(task.name) or _of_loss(task)
         heads, width = len(settings), train.shape[1]
@@ -182,7 +191,7 @@ class _Stack:
             own = outputs[:, k]
             if not own.isfinite().all():
                 continue
-            objective = deciding(self.task, own, targets)
+            objective = self.judge(own, targets)
             self.curves[k].append(CurvePoint(epoch=float(epoch), train_loss=means[k], objective=objective))
             if objective > self.best[k][1]:
                 self.best[k] = (float(epoch), objective, self.values[self._of(k)].clone())

@@ -98,4 +98,5 @@ def _shares(targets: Tensor) -> Array:
     if targets.is_floating_point():
         return targets.double().numpy()
     labels = targets.numpy()
-    return np.eye(int(labels.max()) + 1)[labels]
+    shares: Array = np.eye(int(labels.max()) + 1)[labels]
+    return shares
