@@ -11,6 +11,7 @@ the ratio of seconds a head. The separate heads are nn.Linear with autograd and 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -80,6 +81,7 @@ def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Return seconds a head and speed-ups, by number of fused heads."""
     task: Any = make_task("multiclass", list(range(given.classes)))
+    judge = functools.partial(deciding, task)
     train, held = (rows(n, given.width, given.classes, s) for n, s in ((given.rows, 1), (given.rows // 4, 2)))
     alone: list[float] = []
     fused: dict[int, list[float]] = {k: [] for k in given.heads}
@@ -93,7 +95,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             mine = some if count == len(some) else settings(count)
             spent, ours = timed(
                 lambda mine=mine: [
-                    h.objective for h in fit_heads(*train, *held, mine, task, epochs=given.epochs, batch_size=BATCH)
+                    h.objective
+                    for h in fit_heads(*train, *held, mine, task, epochs=given.epochs, batch_size=BATCH, judge=judge)
                 ]
             )
             if turn:

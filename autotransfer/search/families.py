@@ -57,7 +57,7 @@ def train_family(
         batch_size=training.batch_size,
         warmup=training.warmup,
         seed=job.recipe.seed,
-        score=partial(deciding, task),
+        judge=partial(deciding, task),
         tick=tick,
     )
     at = max(range(len(heads)), key=lambda k: (heads[k].objective, -k))

@@ -80,8 +80,8 @@ def fit_heads(
     batch_size: int,
     warmup: float = 0.1,
     seed: int = 0,
-    score: Callable[[Tensor, Tensor], float] | None = None,
     tick: Callable[[], None] = nothing,
+    judge: Callable[[Tensor, Tensor], float] | None = None,
 ) -> list[FusedHead]:
     """Train K linear heads with AdamW on one order of batches, each as it would be trained alone.
 
@@ -100,8 +100,9 @@ def fit_heads(
         batch_size: rows in a step.
         warmup: share of the steps over which the rates rise.
         seed: of the order of rows and of dropout.
-        score: the objective of outputs and targets; None: that of all the task's scores, which costs more.
         tick: called before each step.
+        judge: objective of outputs [M, C] and targets; None: by all the task's scores, which takes longer than
+            ``tasks.metrics.deciding``.
 
     Returns:
         One head a setting, in their order.
@@ -111,7 +112,7 @@ def fit_heads(
     """
     if not settings:
         return []
-    stack = _Stack(train, settings, task, score)
+    stack = _Stack(train, settings, task, judge or (lambda o, t: task.objective(task.scores(o, t))))
     features, held = stack.scaled(train), stack.scaled(validation)
     stack.evaluate(held, validation_targets, 0, 0.0, only_given=True)
     steps = steps_per_epoch(len(train), batch_size)
@@ -138,13 +139,13 @@ class _Stack:
         train: Tensor,
         settings: Sequence[HeadSetting],
         task: Task,
-        score: Callable[[Tensor, Tensor], float] | None,
+        judge: Callable[[Tensor, Tensor], float],
     ) -> None:
         # Heads with the same dropout lie side by side, so that they share a product.
         self.places = sorted(range(len(settings)), key=lambda k: settings[k].dropout)
         self.settings = [settings[k] for k in self.places]
         self.task = task
-        self.score = score or (lambda outputs, targets: task.objective(task.scores(outputs, targets)))
+        self.judge = judge
         self.mean, self.scale = moments(train[:STANDARDISE_ROWS])
         self.gradient = _GRADIENTS.get(task.name) or _of_loss(task)
         heads, width = len(settings), train.shape[1]
@@ -190,7 +191,7 @@ class _Stack:
             own = outputs[:, k]
             if not own.isfinite().all():
                 continue
-            objective = self.score(own, targets)
+            objective = self.judge(own, targets)
             self.curves[k].append(CurvePoint(epoch=float(epoch), train_loss=means[k], objective=objective))
             if objective > self.best[k][1]:
                 self.best[k] = (float(epoch), objective, self.values[self._of(k)].clone())

@@ -126,7 +126,7 @@ def pool_activation(activation: Any) -> Tensor | None:
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not 2 <= tensor.dim() <= 4:
         return None
     if tensor.dim() == 2:
-        return tensor
+        return tensor.clone()  # the next stage may change it in place
     if tensor.dim() == 3:
         return _mean(tensor, (1,))
     last = tensor.shape[1] == tensor.shape[2] != tensor.shape[3]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from autotransfer.protocols import Strategy
 from autotransfer.schema import Phase, Recipe, Training
 from autotransfer.tasks import make_task
+from autotransfer.train.depths import make_network
 from autotransfer.train.loop import Job, Trainer
-from autotransfer.train.network import TransferNetwork
 from autotransfer.train.stages import Stages, find_stages
 
 
@@ -246,7 +246,7 @@ def trainer(
     stages = stages_of(body, output)
     recipe = Recipe(backbone="toy/net", strategy="toy/toy", values=dict(values or {}), training=training, seed=seed)
     job = Job(
-        network=TransferNetwork(body, TASK.head(output, stages.width, training.dropout)),
+        network=make_network(body, stages, TASK, strategy or Toy(), output, training.dropout),
         stages=stages,
         task=TASK,
         strategy=strategy or Toy(),

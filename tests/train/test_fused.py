@@ -175,6 +175,14 @@ def test_dropout_is_by_rate_and_seed() -> None:
     assert not torch.allclose(other.state.weight, wet.state.weight, rtol=1e-2)
 
 
+def test_a_judge_of_its_own_has_the_last_word() -> None:
+    task = TASKS["multiclass"]
+    given = together(SETTINGS, judge=lambda outputs, targets: -float(task.loss(outputs, targets)))
+    for head in given:
+        features, targets = data("multiclass", 40, seed=1)
+        assert head.objective == pytest.approx(-float(task.loss(outputs(head, features), targets)), rel=1e-4)
+
+
 def test_every_step_ticks_and_no_heads_are_no_work() -> None:
     ticks: list[int] = []
     together(SETTINGS, tick=lambda: ticks.append(1))
