@@ -21,6 +21,7 @@ from autotransfer.schema import (
     CutReport,
     DataIssue,
     Evaluation,
+    Forecast,
     Phase,
     Plan,
     Profile,
@@ -65,10 +66,13 @@ RECORD = TrialRecord(
     curve=(CurvePoint(epoch=1, train_loss=0.5, objective=0.5),),
 )
 SURVEY = SurveyRecord(backbone="acme/x", status="done", cuts=(CutReport(after="a", ok=True, score=0.4, macs=10),))
+FORECAST = Forecast(backbone="acme/x", survey_seconds=1, training_seconds=None, memory_bytes=9, disk_bytes=8)
 PLAN = Plan(
     backbones=("acme/x",),
     candidates=(Candidate(recipe=RECIPE, reason="default", macs=5),),
     refusals=(Refusal(name="acme/y", reason="no weights"),),
+    forecasts=(FORECAST,),
+    seconds=5,
     licences={"acme/x": "MIT"},
 )
 EVALUATION = Evaluation(metric="accuracy", value=0.5, low=0.4, high=0.6, rows=2)
@@ -87,6 +91,7 @@ EVERY: list[Any] = [
     PROFILE,
     RECORD,
     SURVEY,
+    FORECAST,
     PLAN,
     EVALUATION,
     RUN,

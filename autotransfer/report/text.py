@@ -133,9 +133,7 @@ def _cost(run: RunRecord) -> str:
     line = f"{clock(run.seconds)} wall, {clock(run.cpu_seconds)} CPU"
     part = share(run)
     if part is not None:
-        line += (
-            f" = {part:.2g} of one full fine-tune of this backbone (predicted {clock(run.unit_cpu_seconds or 0)} CPU)"
-        )
+        line += f" = {part:.2g} of one full fine-tune (predicted {clock(run.unit_cpu_seconds or 0)} CPU)"
     if run.plan.seconds:
         line += f"; the plan foretold {clock(run.plan.seconds)} wall"
     if run.download_seconds >= 1:

@@ -30,6 +30,8 @@ FAMILY = 24
 """Heads that are trained in one product: more gain nothing on a CPU (benchmarks/heads.py)."""
 HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing")
 """Loop settings in which heads of one product may differ."""
+FEW_HEADS, MANY_HEADS = 2, 4
+"""Backbones that get heads in any case: where trials are counted, and else, since heads cost next to nothing."""
 ATTEMPTS = 4
 """Draws for each recipe wanted before the space is taken for exhausted."""
 
@@ -116,7 +118,14 @@ class Space:
 class Proposer:
     """Gives recipes not yet proposed: the guaranteed ones, then whatever a judgement finds best among many drawn."""
 
-    def __init__(self, space: Space, survey: Sequence[SurveyRecord], order: Sequence[str], static: str | None) -> None:
+    def __init__(
+        self,
+        space: Space,
+        survey: Sequence[SurveyRecord],
+        order: Sequence[str],
+        static: str | None,
+        heads: int = FEW_HEADS,
+    ) -> None:
         """Begin.
 
         Args:
@@ -124,7 +133,9 @@ class Proposer:
             survey: records of the backbones that were surveyed.
             order: ids of the backbones to search, best estimate first.
             static: the backbone that one would pick without looking at the data.
+            heads: backbones, best first, that heads are trained on in any case.
         """
+        self.heads = heads
         self.space = space
         self.survey = survey
         self.order = list(order)
@@ -138,7 +149,7 @@ class Proposer:
 
     def again(self) -> Proposer:
         """Return a proposer that has proposed nothing yet."""
-        return Proposer(self.space, self.survey, self.order, self.static)
+        return Proposer(self.space, self.survey, self.order, self.static, self.heads)
 
     def baselines(self) -> list[Candidate]:
         """Return one candidate for each no-transfer model."""
@@ -154,12 +165,12 @@ class Proposer:
         """Return what is always tried, most important first.
 
         The default recipe (static winner, all unfrozen, layer decay .75) comes first, so that the search cannot
-        end below what one would have done without it; then heads on the best two backbones, and the best
-        backbone with its top third unfrozen.
+        end below what one would have done without it; then heads on the best backbones, and the best of them with
+        its top third unfrozen.
         """
         if not self.order:
             return []
-        best, second = self.order[0], self.order[1:2]
+        best, others = self.order[0], self.order[1 : self.heads]
         static = self.static if self.static in self.specs else best
         tuned = {"lr": 1e-3, "lr_ratio": 0.1, HEAD_START: True}
         found: list[Candidate] = []
@@ -167,8 +178,10 @@ class Proposer:
         found += self._named(best, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey winner")
         found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **tuned}, "survey winner, top third")
         found += self._named(best, "core/depths", {}, "one head on all depths of the survey winner")
-        for id in second:
-            found += self._named(id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey's second")
+        for id in others:
+            found += self._named(
+                id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on one of the survey's best"
+            )
         return found
 
     def draw(self) -> list[Candidate]:

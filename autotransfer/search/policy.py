@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search.board import Board, Trial
-from autotransfer.search.candidates import Proposer, Space, phases_of
+from autotransfer.search.candidates import FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
 from autotransfer.search.costs import EPOCHS, Costs
 from autotransfer.search.jobs import Context, Generation, RungJob
 from autotransfer.search.rounds import Rounds
@@ -101,7 +101,8 @@ class Search:
         order, static = self.rounds.order(), self.rounds.static()
         self.unit = self.costs.unit(*order[:1], *filter(None, [static]))
         self.spent = sum(self.costs.row(r.backbone) * r.rows for r in self.survey)
-        proposer = Proposer(self.space, self.survey, order, static)
+        heads = MANY_HEADS if self.budget.trials is None else FEW_HEADS
+        proposer = Proposer(self.space, self.survey, order, static, heads)
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if c.recipe.backbone in fine]

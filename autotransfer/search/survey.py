@@ -121,7 +121,8 @@ def run_survey(
         rows=stop,
         seconds_per_row=spent,
         features=file,
-        cuts=_scored(record.cuts, parts, train.targets[:stop], task, tick),
+        # What was fitted on these very rows cannot be judged by leaving one of them out.
+        cuts=record.cuts if frozen.spec.fitted else _scored(record.cuts, parts, train.targets[:stop], task, tick),
     )
     scores = [c.score for c in frozen.record.cuts if c.score is not None]
     frozen.record = replace(frozen.record, score=max(scores) if scores else None)

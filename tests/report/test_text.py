@@ -21,7 +21,7 @@ def test_the_report_says_everything_that_the_layout_asks_for(run):
         "winner   acme/net, strategy core/partial, freeze 1/3, lr 0.001, lr_ratio 0.1, epochs 10",
         "tried because: the default recipe",
         "test     accuracy .908 (95 %: .884 to .931; 310 rows, used once)   baseline .512",
-        "cost     4:12 wall, 7:40 CPU = 0.9 of one full fine-tune of this backbone",
+        "cost     4:12 wall, 7:40 CPU = 0.9 of one full fine-tune",
         "saved    runs/pets/model",
         "hub/gone: skipped: its weights are not in the cache",
         "acme/nan: failed: the loss is not finite",
