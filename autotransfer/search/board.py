@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from autotransfer.recipes import spec_id
 from autotransfer.schema import Candidate, Phase, TrialRecord
 from autotransfer.search.jobs import Context
 
@@ -35,8 +36,8 @@ class Trial:
 
     @property
     def backbone(self) -> str:
-        """Id of its backbone."""
-        return self.candidate.recipe.backbone
+        """Id of its backbone in this run."""
+        return spec_id(self.candidate.recipe)
 
     @property
     def objective(self) -> float | None:

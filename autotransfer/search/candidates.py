@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from autotransfer.codec import Scalar
 from autotransfer.errors import ConfigError, suggestion
 from autotransfer.protocols import Strategy, overrides
+from autotransfer.recipes import INPUT_SIZE, spec_id
 from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training
 from autotransfer.search.costs import EPOCHS
 from autotransfer.space import Choice, Domain
-from autotransfer.spec import BackboneSpec, frozen_stages, with_stages
+from autotransfer.spec import BackboneSpec, card_of, frozen_stages, has_size, with_stages
 from autotransfer.train.sampling import stream
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Space:
 
     def recipe(self, spec: BackboneSpec, strategy: Strategy, values: Mapping[str, Scalar]) -> Recipe:
         """Return the recipe of these values, freeze_fraction resolved on the backbone's stages."""
-        kept = {"epochs": EPOCHS, **values}
+        backbone, size = card_of(spec)
+        kept = {"epochs": EPOCHS, **values, **({} if size is None else {INPUT_SIZE: size})}
         freeze = None
         if isinstance(kept.get("freeze_fraction"), (int, float)):
             freeze = frozen_stages(float(kept["freeze_fraction"]), len(spec.stages))  # type: ignore[arg-type]
@@ -86,7 +88,7 @@ class Space:
         settings = {n: v for n, v in kept.items() if n in _LOOP}
         training = replace(strategy.training(self.profile, kept), **settings)  # type: ignore[arg-type]
         return Recipe(
-            backbone=spec.id,
+            backbone=backbone,
             strategy=strategy.id,
             values=kept,
             freeze=freeze,
@@ -104,6 +106,7 @@ class Space:
             ConfigError: all of them, with suggestions.
         """
         known = {*_LOOP, "epochs", HEAD_START}
+        known |= {INPUT_SIZE} if any(has_size(s) for s in self.specs.values()) else set()
         for strategy in self.strategies:
             for spec in self.specs.values():
                 if strategy.applies(self.profile, spec).ok:
@@ -209,7 +212,7 @@ class Proposer:
         named = set(self.families)
         kept, spare = [], []
         for recipe in recipes:
-            family = (recipe.backbone, recipe.strategy)
+            family = (spec_id(recipe), recipe.strategy)
             if not self._is_family(recipe):
                 kept.append(recipe)
             elif family in named:
@@ -221,12 +224,12 @@ class Proposer:
 
     def _is_family(self, recipe: Recipe) -> bool:
         strategy = next(s for s in self.space.strategies if s.id == recipe.strategy)
-        phases = strategy.phases(self.space.profile, self.specs[recipe.backbone], values_of(recipe))
+        phases = strategy.phases(self.space.profile, self.specs[spec_id(recipe)], values_of(recipe))
         return is_family(strategy, phases, len(recipe.stages))
 
     def _rivals(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """Return heads to train beside this one, each new: as many passes and as large batches, other values."""
-        strategy, spec = next(s for s in self.space.strategies if s.id == recipe.strategy), self.specs[recipe.backbone]
+        strategy, spec = next(s for s in self.space.strategies if s.id == recipe.strategy), self.specs[spec_id(recipe)]
         domains = self.space.domains(strategy, spec)
         found: dict[str, Recipe] = {}
         for draw in range(2 * FAMILY):
@@ -273,7 +276,7 @@ class Proposer:
         self.seen.add(key)
         if not self._is_family(recipe):
             return [Candidate(recipe=recipe, reason=reason)]
-        self.families.add((recipe.backbone, recipe.strategy))
+        self.families.add((spec_id(recipe), recipe.strategy))
         return [Candidate(recipe=recipe, reason=reason, rivals=self._rivals(recipe))]
 
 
@@ -297,5 +300,5 @@ def values_of(recipe: Recipe) -> dict[str, Any]:
 
 def phases_of(registry: Registry, context: Context, profile: Profile, recipe: Recipe) -> list[Phase]:
     """Return the phases of a recipe on its backbone."""
-    spec = replace(context.specs[recipe.backbone], stages=recipe.stages)
+    spec = replace(context.specs[spec_id(recipe)], stages=recipe.stages)
     return registry.strategy(recipe.strategy).phases(profile, spec, values_of(recipe))

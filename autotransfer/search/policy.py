@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from autotransfer.recipes import spec_id
 from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
@@ -105,7 +106,7 @@ class Search:
         proposer = Proposer(self.space, self.survey, order, static, heads)
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
-        baselines = [c for c in proposer.baselines() if c.recipe.backbone in fine]
+        baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self._visit([self._begin(c, "b") for c in baselines if self._fits(c, 0.0)])
         self.surrogate = Surrogate(self.rounds.scores(), self._floor(), self.profile.validation, self.past)
         yield from self._tune(proposer)
@@ -220,8 +221,8 @@ class Search:
         """Train one head on as many rows as the time allows: a late small model is better than none."""
         heads = [c for c in proposer.again().guaranteed() if not self._moves(c)]
         for candidate in heads[:1]:
-            left = max(1.0, 0.8 * (self._end(candidate.recipe.backbone) - time.time()))
-            rows = int(0.75 * left / max(self._row_seconds(candidate.recipe.backbone), 1e-6))
+            left = max(1.0, 0.8 * (self._end(spec_id(candidate.recipe)) - time.time()))
+            rows = int(0.75 * left / max(self._row_seconds(spec_id(candidate.recipe)), 1e-6))
             rows = min(self.profile.train, max(32, rows))
             trial = self._begin(candidate)
             text = f"trained on {rows} of {self.profile.train} rows: the budget does not reach for more"
@@ -270,10 +271,10 @@ class Search:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
         cost = self._first(candidate)
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self._moves(candidate)
-        if not heads and self._in_time(candidate.recipe.backbone, cost, planned):
+        if not heads and self._in_time(spec_id(candidate.recipe), cost, planned):
             return True
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
-        name = f"{candidate.recipe.strategy} on {candidate.recipe.backbone}"
+        name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)}"
         if cost and not planned and all(r.name != name for r in self.space.refusals):
             self.space.refusals.append(Refusal(name=name, reason=why))
         return False
@@ -306,15 +307,15 @@ class Search:
 
     def _moves(self, candidate: Candidate) -> bool:
         recipe = candidate.recipe
-        return self.costs.moves(recipe.backbone, phases_of(self.registry, self.context, self.profile, recipe))
+        return self.costs.moves(spec_id(recipe), phases_of(self.registry, self.context, self.profile, recipe))
 
     def _first(self, candidate: Candidate) -> float:
         """Return the predicted cost until a recipe has its first score."""
         recipe = candidate.recipe
         phases = phases_of(self.registry, self.context, self.profile, recipe)
-        if not self.costs.moves(recipe.backbone, phases):
-            return self.costs.remaining(recipe.backbone)
-        return self.costs.training(recipe.backbone, phases, 0.0, RUNGS[0])
+        if not self.costs.moves(spec_id(recipe), phases):
+            return self.costs.remaining(spec_id(recipe))
+        return self.costs.training(spec_id(recipe), phases, 0.0, RUNGS[0])
 
     def _rest(self, trial: Trial) -> float:
         """Return the predicted cost of a trial's next rung."""
