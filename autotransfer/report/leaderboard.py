@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotransfer.report.words import metric_of
 from autotransfer.recipes import spec_id
+from autotransfer.report.words import metric_of
 from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
 
 COLUMNS = (
