@@ -21,7 +21,7 @@ from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, ov
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
-from autotransfer.search.candidates import HEAD_START, values_of
+from autotransfer.search.candidates import HEAD_START, recipe_phases
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.recall import find_survey, keep_survey
@@ -145,7 +145,7 @@ class Worker:
             return None
         spec, strategy = self.context.specs[spec_id(job.recipe)], self.registry.strategy(job.recipe.strategy)
         own, profile = with_stages(spec, job.recipe.stages), self.context.prepared.profile
-        phases = [strategy.phases(profile, own, values_of(r))[0] for r in (job.recipe, *job.rivals)]
+        phases = [recipe_phases(strategy, profile, own, r)[0] for r in (job.recipe, *job.rivals)]
         targets = (self.rows(spec, "train").targets, self.rows(spec, "validation").targets)
         folder = self.context.path(f"checkpoint-{job.id}")
         with exact():
@@ -220,7 +220,7 @@ class Worker:
         strategy = self.registry.strategy(recipe.strategy)
         train, validation = rows or (self.rows(spec, "train"), self.rows(spec, "validation"))
         network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train, self.device)
-        phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values_of(recipe))
+        phases = recipe_phases(strategy, self.context.prepared.profile, with_stages(spec, stages.paths), recipe)
         pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
         adapted = overrides(strategy, "adapt") or strategy.depths  # the survey's head was fitted to other features
         started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
