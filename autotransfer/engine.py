@@ -287,6 +287,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
         workers=search.workers,
         executor=_executor(ready.settings),
         seed=ready.settings.seed,
+        notes=tuple(search.notes),
         versions={n: _version(n) for n in names} | {"python": platform.python_version()},
     )
 

@@ -115,7 +115,8 @@ def stretches(phases: Iterable[Phase], start: float, stop: float | None) -> list
     One whose augmentation begins later is two: before and after.
     """
     found, at = [], 0.0
-    for phase in [part for phase in phases for part in _parts(phase)]:
+    parts = [part for phase in phases for part in _parts(phase)]
+    for phase in parts:
         low, high = max(at, start), at + phase.epochs if stop is None else min(at + phase.epochs, stop)
         if high > low:
             found.append((phase, high - low))
