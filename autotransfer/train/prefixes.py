@@ -16,7 +16,7 @@ from autotransfer.errors import StoreFullError
 from autotransfer.store import Store
 from autotransfer.train.activations import read_activations, write_activations
 from autotransfer.train.cuts import Cut, check_cuts, run_from
-from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing
+from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing, probe_of
 from autotransfer.train.network import TransferNetwork, call, to_device
 from autotransfer.train.stages import Stages
 
@@ -112,7 +112,7 @@ class Prefixes:
         missing = [split for split, found in entries.items() if found is None]
         if not _pays(stages, place, epochs, written=not missing):
             return None
-        (cut,) = check_cuts(backbone, stages, self._probe(), places=(place,))
+        (cut,) = check_cuts(backbone, stages, probe_of(self.rows["train"], backbone), places=(place,))
         if not cut.ok:
             self.notes.append(
                 f"trained without stored activations: the cut after {stages.paths[place - 1]} {cut.reason}"
@@ -129,10 +129,6 @@ class Prefixes:
             return None
         held = {split: found for split, found in entries.items() if found is not None}
         return Prefix(stages, cut, held, self.rows) if len(held) == len(self.rows) else None
-
-    def _probe(self) -> Any:
-        rows = self.rows["train"]
-        return rows.batch(range(min(2, len(rows))))
 
     def _key(self, backbone: nn.Module, stages: Stages, place: int, split: str) -> str:
         found = hashlib.sha256()
