@@ -21,9 +21,10 @@ from autotransfer import tasks
 from autotransfer.codec import digest, from_json, to_json
 from autotransfer.errors import ModelError, UnknownNameError
 from autotransfer.protocols import FittedModule, FittedState, Task
+from autotransfer.recipes import input_size
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, RunRecord
-from autotransfer.spec import BackboneSpec, Input, with_stages
+from autotransfer.spec import BackboneSpec, Input, with_size, with_stages
 from autotransfer.train.depths import DepthNetwork
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.weights import sha256
@@ -302,7 +303,7 @@ class _Preprocessing:
 
 def _spec(registry: Registry, note: ModelNote, prepared: Input) -> BackboneSpec:
     try:
-        found = registry.backbone(note.backbone)
+        found = with_size(registry.backbone(note.backbone), input_size(note.recipe))
     except UnknownNameError as error:
         raise UnknownNameError(
             f"the model needs the backbone {note.backbone!r} from {note.plugin.title}, which is not here; install it, "

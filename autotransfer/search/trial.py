@@ -18,9 +18,10 @@ from torch import nn
 from autotransfer.codec import to_json
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
+from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
-from autotransfer.search.candidates import HEAD_START, values_of
+from autotransfer.search.candidates import HEAD_START, recipe_phases
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.recall import find_survey, keep_survey
@@ -142,9 +143,9 @@ class Worker:
         features = head_features(file) if file is not None and job.rivals else None
         if file is None or features is None or len(features[0]) != len(self.context.prepared.train):
             return None
-        spec, strategy = self.context.specs[job.recipe.backbone], self.registry.strategy(job.recipe.strategy)
+        spec, strategy = self.context.specs[spec_id(job.recipe)], self.registry.strategy(job.recipe.strategy)
         own, profile = with_stages(spec, job.recipe.stages), self.context.prepared.profile
-        phases = [strategy.phases(profile, own, values_of(r))[0] for r in (job.recipe, *job.rivals)]
+        phases = [recipe_phases(strategy, profile, own, r)[0] for r in (job.recipe, *job.rivals)]
         targets = (self.rows(spec, "train").targets, self.rows(spec, "validation").targets)
         folder = self.context.path(f"checkpoint-{job.id}")
         with exact():
@@ -194,7 +195,7 @@ class Worker:
         """Return the rows of a job that the budget does not let use all; None for any other."""
         if job.rows is None:
             return None
-        spec, data = self.context.specs[job.recipe.backbone], self.context.prepared
+        spec, data = self.context.specs[spec_id(job.recipe)], self.context.prepared
         held = data.validation[: max(1, job.rows // 4)]
         return data.rows(data.train[: job.rows], spec.input), data.rows(held, spec.input)
 
@@ -215,11 +216,11 @@ class Worker:
         deadline: float = float("inf"),
     ) -> Trainer:
         """Return a new training of a recipe, at its first step."""
-        spec = self.context.specs[recipe.backbone]
+        spec = self.context.specs[spec_id(recipe)]
         strategy = self.registry.strategy(recipe.strategy)
         train, validation = rows or (self.rows(spec, "train"), self.rows(spec, "validation"))
         network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train)
-        phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values_of(recipe))
+        phases = recipe_phases(strategy, self.context.prepared.profile, with_stages(spec, stages.paths), recipe)
         pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
         adapted = overrides(strategy, "adapt") or strategy.depths  # the survey's head was fitted to other features
         started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
