@@ -49,7 +49,7 @@ def winning_network(
             state = fitted_state(context, spec, backbone, None)
         strategy = registry.strategy(recipe.strategy)
         train = worker.rows(spec, "train")
-        network, _ = build_network(backbone, spec, strategy, recipe, worker.task, train, worker.device)
+        network, _ = build_network(backbone, spec, strategy, recipe, worker.task, train)
         tensors = checkpoint.best_tensors(context.path(record.checkpoint))
         network.load_state_dict({**network.state_dict(), **tensors})
         return network.eval(), state

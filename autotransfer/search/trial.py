@@ -40,7 +40,7 @@ from autotransfer.store import Store
 from autotransfer.train import checkpoint, precision
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import make_network
-from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
+from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of, nothing, probe_of
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
@@ -135,7 +135,7 @@ class Worker:
         if spec.fitted:
             state = fitted_state(self.context, spec, module, self.rows(spec, "train") if fit else None)
             module.restore(state)  # type: ignore[operator]
-        return module.to(self.device)
+        return module if spec.fitted else module.to(self.device)  # a fitted one may hold tensors that no ``to`` moves
 
     def _family(self, job: RungJob) -> TrialRecord | None:
         """Return the record of heads trained together; None where the survey's features are not whole."""
@@ -219,7 +219,7 @@ class Worker:
         spec = self.context.specs[spec_id(recipe)]
         strategy = self.registry.strategy(recipe.strategy)
         train, validation = rows or (self.rows(spec, "train"), self.rows(spec, "validation"))
-        network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train, self.device)
+        network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train)
         phases = recipe_phases(strategy, self.context.prepared.profile, with_stages(spec, stages.paths), recipe)
         pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
         adapted = overrides(strategy, "adapt") or strategy.depths  # the survey's head was fitted to other features
@@ -260,7 +260,6 @@ def build_network(
     recipe: Recipe,
     task: Task,
     train: Rows,
-    device: torch.device,
 ) -> tuple[TransferNetwork, Stages]:
     """Return backbone and head as one network, adapted, and its stages (found again after adapting).
 
@@ -268,13 +267,14 @@ def build_network(
         PluginContractError: the stages are not those of the recipe.
     """
     if overrides(strategy, "adapt"):
-        strategy.adapt(backbone, recipe.values, train)
-    probe = train.batch(range(min(2, len(train))))
-    stages = find_stages(backbone, probe, declared=recipe.stages or spec.stages, output=spec.output)
+        device = device_of(backbone)
+        strategy.adapt(backbone.cpu(), recipe.values, train)  # where the rows are that it reads
+        backbone.to(device)
+    stages = find_stages(backbone, probe_of(train, backbone), declared=recipe.stages or spec.stages, output=spec.output)
     if recipe.stages and stages.paths != recipe.stages:
         raise PluginContractError(f"the stages of {spec.id} changed: {stages.paths}, in the recipe {recipe.stages}")
     network = make_network(backbone, stages, task, strategy, spec.output, recipe.training.dropout)
-    return network.to(device), stages
+    return network.to(device_of(backbone)), stages
 
 
 def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: Rows | None) -> FittedState:

@@ -16,7 +16,7 @@ from autotransfer.errors import StoreFullError
 from autotransfer.store import Store
 from autotransfer.train.activations import FORM, mixed_views, read_activations, write_activations
 from autotransfer.train.cuts import Cut, check_cuts, run_from
-from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing
+from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing, probe_of
 from autotransfer.train.network import TransferNetwork, call, to_device
 from autotransfer.train.stages import Stages
 
@@ -132,7 +132,7 @@ class Prefixes:
         passes = max(1, sum(split == "train" for split, _ in missing)) if missing else 0
         if not _pays(stages, place, epochs, passes):
             return None
-        (cut,) = check_cuts(backbone, stages, self._probe(), places=(place,))
+        (cut,) = check_cuts(backbone, stages, probe_of(self.rows["train"], backbone), places=(place,))
         if not cut.ok:
             self.notes.append(
                 f"trained without stored activations: the cut after {stages.paths[place - 1]} {cut.reason}"
@@ -153,10 +153,6 @@ class Prefixes:
                 return None  # evicted since, or one view is nested otherwise than another
             held[split].append(found)
         return Prefix(stages, cut, held, self.rows)
-
-    def _probe(self) -> Any:
-        rows = self.rows["train"]
-        return rows.batch(range(min(2, len(rows))))
 
     def _key(self, about: tuple[str, str], split: str, number: int) -> str:
         own = (FORMAT, torch.__version__, *about, split, self.half)
