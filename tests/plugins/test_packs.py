@@ -319,7 +319,7 @@ def test_a_pack_takes_another_size_and_knows_what_it_knew(spec):
     missing = weights.available(spec.weights, offline=True)
     if missing:
         pytest.skip(f"{spec.id}: {missing}; autotransfer weights fetch {spec.id}")
-    file, images = weights.fetch(spec.weights, offline=True), torch.randn(2, 3, 7, 7)
+    file, images = weights.fetch(spec.weights, offline=True), torch.randn(2, 3, 7, 7, generator=torch.manual_seed(0))
     seen = []
     for size in (224, 196):
         own = with_size(spec, size)
@@ -327,6 +327,6 @@ def test_a_pack_takes_another_size_and_knows_what_it_knew(spec):
         with torch.no_grad():
             seen.append(network(functional.interpolate(images, (size, size), mode="bicubic")))
     assert seen[0].shape == seen[1].shape == (2, spec.width)
-    same = functional.cosine_similarity(seen[0], seen[1])
-    other = functional.cosine_similarity(seen[0], seen[1].flip(0))
-    assert (same > other).all()
+    # What tells one picture from the other at one size does so at the other.
+    apart = [features[0] - features[1] for features in seen]
+    assert functional.cosine_similarity(apart[0], apart[1], dim=0) > 0.2
