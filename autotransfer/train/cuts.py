@@ -182,9 +182,10 @@ def _altered(value: Any) -> Any:
 
 
 def _rows_like(value: Any, rows: int) -> Any:
-    """Return the value with its first axis repeated to ``rows``, without copying."""
+    """Return the value with its first axis repeated to ``rows``; maps, which are large, without copying."""
     if isinstance(value, Tensor) and value.dim():
-        return value[:1].expand(rows, *value.shape[1:])
+        repeated = value[:1].expand(rows, *value.shape[1:])
+        return repeated if value.dim() > 3 else repeated.clone()  # some networks blank padded tokens in place
     if isinstance(value, (tuple, list)):
         return type(value)(_rows_like(v, rows) for v in value)
     return value

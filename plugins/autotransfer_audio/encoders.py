@@ -48,10 +48,10 @@ class Cnn(nn.Module):
         widths = [1, *(width >> (blocks - 1 - i) for i in range(blocks))]
         self.blocks = nn.ModuleList(_Block(a, b) for a, b in itertools.pairwise(widths))
 
-    def forward(self, waveform: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the features of clips [B, S] under their mask [B, S]."""
-        x = self.front(waveform, mask)[:, None]
-        counts = frames_of(lengths_of(mask), self.front.hop)
+        x = self.front(waveform, attention_mask)[:, None]
+        counts = frames_of(lengths_of(attention_mask), self.front.hop)
         frames = -(-waveform.shape[1] // self.front.hop)
         for block in self.blocks:
             counts, frames = (counts + 1) // 2, (frames + 1) // 2
@@ -89,11 +89,11 @@ class Lstm(nn.Module):
         self.front = LogMel(mels=mels)
         self.layers = nn.ModuleList(_Layer(mels * self.STACK if i == 0 else 2 * hidden, hidden) for i in range(layers))
 
-    def forward(self, waveform: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the features of clips [B, S] under their mask [B, S]."""
-        x = self.front(waveform, mask)
+        x = self.front(waveform, attention_mask)
         x = functional.pad(x, (0, 0, 0, -x.shape[1] % self.STACK)).unflatten(1, (-1, self.STACK)).flatten(2)
-        counts = frames_of(lengths_of(mask), self.front.hop * self.STACK)
+        counts = frames_of(lengths_of(attention_mask), self.front.hop * self.STACK)
         for layer in self.layers:
             x = layer(x, counts)
         return masked_mean(x, mask_of(counts, x.shape[1]))

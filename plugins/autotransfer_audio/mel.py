@@ -1,8 +1,8 @@
 """The front end: a waveform becomes a mel spectrogram, in torch, with fixed buffers.
 
-A clip comes as a waveform ``float32`` [B, S], zero beyond its end, and a mask ``bool`` [B, S]. What is computed of a
-clip does not depend on how many zeros follow it: frames start at fixed places, those past its end are masked, and
-statistics are taken over the others alone.
+A clip comes as a waveform ``float32`` [B, S], zero beyond its end, and ``attention_mask`` [B, S], 1 within the clip.
+What is computed of a clip does not depend on how many zeros follow it: frames start at fixed places, those past its
+end are masked, and statistics are taken over the others alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 def lengths_of(mask: Tensor) -> Tensor:
     """Return the samples of each clip, ``int64`` [B]."""
-    return mask.sum(1)
+    return mask.long().sum(1)
 
 
 def frames_of(lengths: Tensor, hop: int) -> Tensor:
@@ -38,7 +38,8 @@ def mask_of(counts: Tensor, frames: int) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the frames that a mask holds: [B, T, C] and [B, T] give ``float32`` [B, C]."""
     weight = mask[..., None].float()
-    return (values.float() * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+    mean: Tensor = (values.float() * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+    return mean
 
 
 def mel_filters(
@@ -126,7 +127,8 @@ class Mel(nn.Module):
             padded = torch.cat([padded[:, 1 : before + 1].flip(1), padded], dim=1)
         pieces = padded.unfold(1, self.length, self.hop)[:, :frames]
         spectrum = torch.fft.rfft(pieces * self.window, n=self.fft)
-        return spectrum.real.square() + spectrum.imag.square()
+        power: Tensor = spectrum.real.square() + spectrum.imag.square()
+        return power
 
 
 class LogMel(nn.Module):
@@ -151,4 +153,5 @@ class LogMel(nn.Module):
         count = held.sum((1, 2), keepdim=True) * logs.shape[2]
         mean = (logs * held).sum((1, 2), keepdim=True) / count
         spread = (((logs - mean) * held).square().sum((1, 2), keepdim=True) / count).sqrt()
-        return (logs - mean) / spread.clamp_min(1e-3) * held
+        scaled: Tensor = (logs - mean) / spread.clamp_min(1e-3) * held
+        return scaled

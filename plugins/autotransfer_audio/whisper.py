@@ -35,11 +35,11 @@ class Whisper(nn.Module):
         self.front = Mel(16_000, 400, HOP, config.num_mel_bins, centred=True)
         self.encoder: Any = WhisperEncoder(config)
 
-    def forward(self, waveform: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the features of clips [B, S] under their mask [B, S]; what exceeds the positions is not heard."""
         encoder = self.encoder
         most = encoder.max_source_positions * 2
-        waveform, mask = waveform[:, : most * HOP], mask[:, : most * HOP]
+        waveform, attention_mask = waveform[:, : most * HOP], attention_mask[:, : most * HOP]
         frames = -(-waveform.shape[1] // HOP)
         tail = min(_TAIL, most - frames)
         x = _logarithm(self.front(functional.pad(waveform, (0, tail * HOP)))).transpose(1, 2)
@@ -47,7 +47,7 @@ class Whisper(nn.Module):
         steps = (frames + 1) // 2
         x = functional.gelu(encoder.conv2(x)).transpose(1, 2)[:, :steps]
         x = x + encoder.embed_positions(torch.arange(steps, device=x.device).expand(len(x), steps))
-        held = mask_of((frames_of(lengths_of(mask), HOP) + 1) // 2, steps)
+        held = mask_of((frames_of(lengths_of(attention_mask), HOP) + 1) // 2, steps)
         for layer in encoder.layers:
             x = layer(x, attention_mask=held[:, None, None])
         return masked_mean(encoder.layer_norm(x), held)

@@ -22,7 +22,7 @@ _TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
 class _Bytes:
     def __init__(self, path: Path) -> None:
-        self.body = memoryview(np.memmap(path, np.uint8, "r"))
+        self.body = memoryview(path.read_bytes())
         self.at = 0
 
     def number(self, kind: str) -> int:

@@ -48,9 +48,9 @@ class DVector(nn.Module):
         self.lstm = nn.ModuleList(_Layer(MELS if i == 0 else WIDTH) for i in range(LAYERS))
         self.linear = nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, waveform: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the features of clips [B, S] under their mask [B, S]."""
-        lengths = lengths_of(mask)
+        lengths = lengths_of(attention_mask)
         most = int(parts_of(torch.tensor([waveform.shape[1]]))[0])
         whole = (STEP * (most - 1) + FRAMES) * HOP
         waveform = _raised(functional.pad(waveform, (0, max(0, whole - waveform.shape[1]))), lengths)

@@ -104,10 +104,10 @@ class SpeechEmbedding(nn.Module):
         )
         self.last = nn.Conv2d(96, 96, (3, 1), bias=False)
 
-    def forward(self, waveform: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the features of clips [B, S] under their mask [B, S]."""
         waveform = functional.pad(waveform, (0, max(0, LEAST - waveform.shape[1])))
-        whole = ((lengths_of(mask) - FFT) // HOP + 1).clamp_min(WINDOW)
+        whole = ((lengths_of(attention_mask) - FFT) // HOP + 1).clamp_min(WINDOW)
         found = self.embeddings(self.front(waveform, whole))
         return masked_mean(found, mask_of((whole - WINDOW) // STEP + 1, found.shape[1]))
 
