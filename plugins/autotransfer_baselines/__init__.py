@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotransfer.plugin import BackboneSpec, ImageInput, Strategy, hookimpl
+from autotransfer.plugin import AudioInput, BackboneSpec, ImageInput, Strategy, hookimpl
 from autotransfer_baselines.logistic import Logistic
 
 
@@ -25,6 +25,16 @@ def autotransfer_backbones() -> list[BackboneSpec]:
             factory="autotransfer_baselines.build:Nothing",
             summary="no feature at all: the class frequencies, or the mean",
             input=plain,
+            fitted=True,
+            transfer=False,
+            licence="Apache-2.0",
+        ),
+        BackboneSpec(
+            id="baselines/log-mel",
+            factory="autotransfer_baselines.sounds:LogMelStatistics",
+            modality="audio",
+            summary="statistics over time of 40 log-mel bands",
+            input=AudioInput(sample_rate=16_000, window=10.0, front_end="log-mel"),
             fitted=True,
             transfer=False,
             licence="Apache-2.0",
