@@ -137,7 +137,7 @@ class LogMel(nn.Module):
     So neither a recording's gain nor what follows its end counts.
     """
 
-    FLOOR = 1e-7
+    FLOOR = 1e-9
     """Power added before the logarithm: silence is a number."""
 
     def __init__(self, sample_rate: int = 16_000, mels: int = 64, hop: int = 160, window: int = 400) -> None:

@@ -98,7 +98,8 @@ class _ClipNorm(nn.GroupNorm):
         mean = (values * held).sum(2, keepdim=True) / size
         variance = ((values - mean) * held).square().sum(2, keepdim=True) / size
         scaled: Tensor = (values - mean) * (variance + self.eps).rsqrt() * held
-        assert self.weight is not None and self.bias is not None
+        assert self.weight is not None
+        assert self.bias is not None
         return (scaled * self.weight[:, None] + self.bias[:, None]).to(x.dtype)
 
 
