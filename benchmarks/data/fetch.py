@@ -1,7 +1,10 @@
-"""Fetch a real image data set by the name of its Debian package, and lay it out as class folders.
+"""Fetch a real data set by the name of its Debian package, and lay it out as class folders or a table.
 
     python benchmarks/data/fetch.py tux --out data/tux           # 8 folders of drawings and photographs, about 700 rows
     python benchmarks/data/fetch.py fashion --out data/fashion   # 2,000 rows of 10 classes, 28 x 28, grey
+    python benchmarks/data/fetch.py drums --out data/drums       # drum hits of 14 kits: drums.csv with a kit column
+    python benchmarks/data/fetch.py prompts --out data/prompts   # telephone prompts in 5 languages, 8 kHz, 500 rows
+    python benchmarks/data/fetch.py names --out data/names       # spoken names in 8 languages: names.csv
 
 Needs apt-get and dpkg-deb, and a package list (apt-get update) that knows the package; nothing is installed.
 """
@@ -17,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import sounds  # its neighbour: Python puts a script's folder first
 from PIL import Image
 
 TUX_PACKAGE, TUX_FOLDER, TUX_CLASSES = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", 8
@@ -66,14 +70,18 @@ def read_idx(path: Path, header: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["tux", "fashion"])
+    parser.add_argument("name", choices=["tux", "fashion", *sounds.SETS])
     parser.add_argument("--out", type=Path, required=True, help="folder to make; it must not hold anything yet")
     given = parser.parse_args()
     if given.out.exists() and any(given.out.iterdir()):
         parser.error(f"{given.out} is not empty")
-    package, lay_out = (TUX_PACKAGE, tux) if given.name == "tux" else (FASHION_PACKAGE, fashion)
     with tempfile.TemporaryDirectory() as folder:
-        counts = lay_out(unpack(package, Path(folder)), given.out)
+        if given.name in sounds.SETS:
+            given.out.mkdir(parents=True, exist_ok=True)
+            counts = sounds.SETS[given.name](Path(folder), given.out)
+        else:
+            package, lay_out = (TUX_PACKAGE, tux) if given.name == "tux" else (FASHION_PACKAGE, fashion)
+            counts = lay_out(unpack(package, Path(folder)), given.out)
     for name, count in counts.items():
         print(f"{count:6d}  {name}")
     print(f"{sum(counts.values()):6d}  in {given.out}")
