@@ -317,7 +317,7 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
     notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
     network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
     spec = search.context.specs[leader.recipe.backbone]
-    test = evaluated(search.context, spec, network, leader.recipe)
+    test = evaluated(search.context, ready.registry, spec, network, leader.recipe)
     baseline = baseline_evaluation(search, ready.registry, leader, test)
     return TransferModel(
         network=network,
@@ -327,4 +327,5 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
         run=replace(run, test=test, baseline=baseline),
         registry=ready.registry,
         fitted=state,
+        assets=weights.assets_folder(search.context.weights.get(spec.id)),
     )

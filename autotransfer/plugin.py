@@ -14,6 +14,7 @@ from autotransfer.protocols import (
     Rows,
     Step,
     Strategy,
+    Tokenizer,
 )
 from autotransfer.schema import (
     DataIssue,
@@ -55,6 +56,7 @@ __all__ = [
     "Strategy",
     "SurveyRecord",
     "TextInput",
+    "Tokenizer",
     "Training",
     "TrialFailedError",
     "TrialRecord",

@@ -56,18 +56,27 @@ class ImageInput:
     """Share of the resized image that the centre crop keeps."""
     kind: ClassVar[str] = "image"
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one decoded row takes in the store."""
+        return self.size**2 * self.channels
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextInput:
-    """How a text becomes token ids ``[length]`` and a mask ``[length]``."""
+    """How a text becomes token ids ``input_ids`` [B, T] and their ``attention_mask`` [B, T], ``int64``."""
 
     tokenizer: str | None = None
-    """Folder of the tokenizer inside the assets; None gives the raw string."""
+    """``package.module:callable`` of the same plugin, called as ``tokenizer(folder, max_length=...)`` on the folder of
+    the weights or of a saved model's assets; gives a :class:`autotransfer.plugin.Tokenizer`. None: the network takes
+    the texts themselves, a list of strings."""
     max_length: int = 128
     """Longest text, in tokens."""
     pooling: str = "mean"
-    """``mean``, ``first`` or ``last`` token, under the mask."""
+    """How the network makes one vector of its tokens: ``mean``, ``first`` or ``last``, under the mask."""
     kind: ClassVar[str] = "text"
+    row_bytes: ClassVar[int] = 0
+    callables: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +90,11 @@ class AudioInput:
     front_end: str = "waveform"
     """``waveform`` or the name of a spectrogram that the plugin's module makes."""
     kind: ClassVar[str] = "audio"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one decoded window takes in the store, ``float16``."""
+        return int(2 * self.sample_rate * self.window)
 
 
 Input = ImageInput | TextInput | AudioInput
@@ -115,7 +129,7 @@ class BackboneSpec:
     weights: WeightSource | None = None
     """None: the factory needs no file (its own initialisation is used, and the result says so)."""
     assets: tuple[str, ...] = ()
-    """Extra files (a tokenizer) beside the weights, saved with the model."""
+    """Extra files (a tokenizer) beside the weights, saved with the model; names or patterns such as ``vocab.*``."""
     licence: str = "unknown"
     """SPDX id of the weights' licence."""
     pretrained_on: str = ""
@@ -148,6 +162,12 @@ class BackboneSpec:
     def namespace(self) -> str:
         """The part of the id before the slash."""
         return self.id.split("/", 1)[0]
+
+
+def with_code_of(card: Input, kept: Input) -> Input:
+    """Return a kept input whose callables are those of the installed card: a file on disk never names any."""
+    named = {n: getattr(card, n) for n in getattr(card, "callables", ()) if hasattr(kept, n)}
+    return replace(kept, **named) if named else kept
 
 
 def with_stages(spec: BackboneSpec, stages: tuple[str, ...]) -> BackboneSpec:

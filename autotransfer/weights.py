@@ -20,7 +20,7 @@ from autotransfer.errors import WeightsError
 from autotransfer.mend import mend_torchvision
 from autotransfer.spec import WeightSource
 
-__all__ = ["available", "cache_folder", "fetch", "is_offline", "members", "mend_torchvision", "sha256"]
+__all__ = ["assets_folder", "available", "cache_folder", "fetch", "is_offline", "members", "mend_torchvision", "sha256"]
 
 log = logging.getLogger(__name__)
 _YES = {"1", "ON", "YES", "TRUE"}
@@ -99,6 +99,13 @@ def _missing(source: WeightSource, offline: bool) -> str:
     if is_offline(offline):
         return f"its weights are not in the cache ({_title(source)}) and the run is offline"
     return f"needs a download{size} ({_title(source)})"
+
+
+def assets_folder(path: str | Path | None) -> Path | None:
+    """Return the folder that holds a backbone's assets: that of its weights, or the one beside them."""
+    if path is None:
+        return None
+    return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def sha256(path: Path) -> str:

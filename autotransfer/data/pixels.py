@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL
 
-from autotransfer.data.image import as_image, window
+from autotransfer.data.image import as_image, normalised, window
 from autotransfer.errors import DataError, StoreFullError
 from autotransfer.store import Store
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from autotransfer.protocols import Dataset
     from autotransfer.spec import ImageInput
 
@@ -60,12 +62,16 @@ class Pixels:
         self._made: set[str] = set()
         self._refused: set[str] = set()
 
-    def batch(self, rows: Array, spec: ImageInput) -> Array | None:
-        """Return ``uint8`` [B, size, size, channels] of these rows, in this order; None where they are not kept.
+    def lengths(self, rows: Array, spec: ImageInput, tools: Any) -> None:
+        """Return None: all images have one size."""
+
+    def batch(self, rows: Array, spec: ImageInput, tools: Any = None) -> Tensor | None:
+        """Return ``float32`` [B, channels, size, size] of these rows, in this order; None where they are not kept.
 
         Args:
             rows: row numbers ``int64`` [B] of the dataset.
             spec: the backbone's input.
+            tools: nothing.
         """
         if self.off or not len(rows) or not self._fits(spec) or (self.block[rows] < 0).any():
             return None
@@ -76,7 +82,7 @@ class Pixels:
                 return None
             here = self.block[rows] == number
             made[here] = kept[self.slot[rows[here]]]
-        return made
+        return normalised(made, spec)
 
     def _fits(self, spec: ImageInput) -> bool:
         count = sum(len(rows) for rows in self.blocks)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from autotransfer.codec import to_json
+from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
 from autotransfer.registry import Registry
@@ -74,8 +75,9 @@ class Worker:
         self.frozen: Frozen | None = None
         self.live: OrderedDict[tuple[str, int], Trainer] = OrderedDict()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if context.store and context.prepared.pixels is None:
-            context.prepared.keep_pixels(Store(Path(context.store), context.store_bytes))
+        self._tools: dict[str, Any] = {}
+        if context.prepared.kept is None:
+            context.prepared.keep(Store(Path(context.store), context.store_bytes) if context.store else None)
 
     @property
     def task(self) -> Task:
@@ -100,7 +102,13 @@ class Worker:
     def rows(self, spec: BackboneSpec, split: str) -> Rows:
         """Return a split prepared for a backbone."""
         indices: Any = getattr(self.context.prepared, split)
-        return self.context.prepared.rows(indices, spec.input)
+        return self.prepared(indices, spec)
+
+    def prepared(self, indices: Any, spec: BackboneSpec) -> Rows:
+        """Return rows of the dataset, by number, prepared for a backbone."""
+        if spec.id not in self._tools:
+            self._tools[spec.id] = open_tools(spec, self.registry, self.context.weights.get(spec.id))
+        return self.context.prepared.rows(indices, spec.input, self._tools[spec.id])
 
     def _survey(self, job: SurveyJob) -> SurveyRecord:
         spec = self.context.specs[job.backbone]
@@ -196,7 +204,7 @@ class Worker:
             return None
         spec, data = self.context.specs[job.recipe.backbone], self.context.prepared
         held = data.validation[: max(1, job.rows // 4)]
-        return data.rows(data.train[: job.rows], spec.input), data.rows(held, spec.input)
+        return self.prepared(data.train[: job.rows], spec), self.prepared(held, spec)
 
     def _best_scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Score the best weights, then put the latest ones back."""
