@@ -255,6 +255,16 @@ def from_array(values: Any, rate: Any, name: str = "a clip") -> Clip:
     return Clip(samples, round(float(rate)), len(samples), wave.shape[1], name=name)
 
 
+def is_pair(item: Any) -> bool:
+    """Return whether an item is a waveform and its sample rate."""
+    return (
+        isinstance(item, (tuple, list))
+        and len(item) == 2
+        and isinstance(item[1], (int, float, np.number))
+        and (hasattr(item[0], "ndim") or isinstance(item[0], (list, tuple)))
+    )
+
+
 def as_clip(item: Any) -> Clip:
     """Return whatever a row may hold as a clip.
 
@@ -275,14 +285,17 @@ def as_clip(item: Any) -> Clip:
         return from_array(item["array"], item.get("sampling_rate", item.get("sample_rate")))
     if isinstance(item, dict) and (item.get("bytes") or item.get("path")):
         return as_clip(item.get("bytes") or item["path"])
-    if isinstance(item, (tuple, list)) and len(item) == 2 and np.ndim(item[1]) == 0:
+    if is_pair(item):
         return from_array(*item)
+    if hasattr(item, "get_all_samples"):  # a decoder, as Hugging Face datasets give it
+        whole = item.get_all_samples()
+        return from_array(whole.data, whole.sample_rate)
     raise DataError(
         f"{type(item).__name__} is no clip; wanted a path, the bytes of a file, or a pair (waveform, sample rate)"
     )
 
 
-def heard(clip: Clip, rate: int, count: int, rng: np.random.Generator | None = None) -> Array:
+def heard(clip: Clip, rate: int, count: int) -> Array:
     """Return what a network hears of a clip: ``float32`` at ``rate``, at most ``count`` samples.
 
     A clip that is longer is heard in equal pieces, the first from its beginning, the last to its end.
@@ -291,7 +304,6 @@ def heard(clip: Clip, rate: int, count: int, rng: np.random.Generator | None = N
         clip: the recording.
         rate: that the network wants.
         count: samples of its window.
-        rng: draws other places for the pieces; None: they are as above.
 
     Raises:
         DataError: the clip is damaged.
@@ -303,8 +315,7 @@ def heard(clip: Clip, rate: int, count: int, rng: np.random.Generator | None = N
     each = -(-count // pieces)
     own = int(np.ceil(each * clip.rate / rate)) + 1
     last = max(0, clip.count - own)
-    starts = np.linspace(0, last, pieces) if rng is None else np.sort(rng.uniform(0, last, pieces))
-    parts = [resampled(clip.read(int(start), own), clip.rate, rate)[:each] for start in starts]
+    parts = [resampled(clip.read(int(at), own), clip.rate, rate)[:each] for at in np.linspace(0, last, pieces)]
     return np.concatenate(parts)[:count]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autotransfer.data import pixels as module
+from autotransfer.data import blocks as module
 from autotransfer.data.image import as_image, normalised, prepare_image, window
 from autotransfer.data.prepare import Prepared, prepare
 from autotransfer.errors import DataError

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotransfer.codec import Scalar
+from autotransfer.data.blocks import Blocks
 from autotransfer.data.image import (
     SUFFIXES,
     as_image,
@@ -165,6 +166,10 @@ class ImageModality:
         """Return an empty tally of sizes."""
         return Sizes()
 
+    def suited(self, spec: ImageInput, facts: Mapping[str, Scalar]) -> ImageInput:
+        """Return the input as it is."""
+        return spec
+
     def tools(self, spec: BackboneSpec, registry: Registry, folder: Path | None) -> None:
         """Return None: the fields of the input say everything."""
 
@@ -174,9 +179,9 @@ class ImageModality:
         """Return ``float32`` [B, channels, size, size]."""
         return normalised(np.stack([window(as_image(i), spec, augment, rng) for i in items]), spec)
 
-    def keep(self, dataset: Dataset, contents: Array, splits: Sequence[Array], store: Store | None) -> Pixels | None:
+    def keep(self, dataset: Dataset, contents: Array, splits: Sequence[Array], store: Store | None) -> Blocks | None:
         """Return where pixels of one geometric transform are kept."""
-        return Pixels(dataset, contents, splits, store) if store is not None and len(contents) else None
+        return Blocks(dataset, contents, splits, store, Pixels()) if store is not None and len(contents) else None
 
     def one(self, x: Any) -> Any:
         """Return x where it is one image: a path of one, a PIL image, file bytes, an array [H, W] or [H, W, C]."""

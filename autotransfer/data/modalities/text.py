@@ -173,6 +173,10 @@ class TextModality:
         """Return an empty tally."""
         return Words()
 
+    def suited(self, spec: TextInput, facts: Mapping[str, Scalar]) -> TextInput:
+        """Return the input as it is."""
+        return spec
+
     def tools(self, spec: BackboneSpec, registry: Registry, folder: Path | None) -> Tokenizer | None:
         """Return the tokenizer that the spec's input names, opened on its folder; None: the network takes texts."""
         assert isinstance(spec.input, TextInput)
