@@ -16,6 +16,7 @@ from autotransfer import weights
 from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
 from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
+from autotransfer.recipes import INPUT_SIZE, spec_id
 from autotransfer.registry import Registry
 from autotransfer.runs import RunFolder, grew
 from autotransfer.schema import Plan, Profile, Refusal, RunRecord
@@ -124,11 +125,14 @@ def make_ready(settings: Settings, notify: Notify) -> Ready:
     chosen = pools.choose(registry, prepared.profile.modality, as_names(settings.backbones) or None, settings.offline)
     if not any(s.transfer for s in chosen.specs):
         raise ConfigError(_no_backbone(prepared.profile, [*registry.refusals(), *chosen.refusals]))
+    given = settings.domains()
+    if INPUT_SIZE in given:
+        chosen.specs = pools.at_sizes(chosen.specs, given[INPUT_SIZE])
     space = Space(
         profile=prepared.profile,
         specs={s.id: s for s in chosen.specs},
         strategies=strategies,
-        given=settings.domains(),
+        given=given,
         seed=settings.seed,
         threads=max(1, int(settings.share()["cpus"])),
     )
@@ -260,14 +264,14 @@ def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> Non
             raise
     if search.leader() is None:
         reasons = [f"  - {r.backbone}: {r.reason}" for r in search.survey if r.status == "failed"]
-        reasons += [f"  - {r.id} {r.recipe.backbone} {r.recipe.strategy}: {r.reason}" for r in search.records.values()]
+        reasons += [f"  - {r.id} {spec_id(r.recipe)} {r.recipe.strategy}: {r.reason}" for r in search.records.values()]
         raise NoTrialSucceededError("no trial succeeded:\n" + "\n".join(reasons))
 
 
 def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, loading: float) -> RunRecord:
     leader = search.leader()
     assert leader is not None
-    unit = search.unit_seconds(leader.recipe.backbone)
+    unit = search.unit_seconds(spec_id(leader.recipe))
     names = ("autotransfer", "torch", "timm", "transformers", "ray", "scikit-learn")
     return RunRecord(
         profile=ready.prepared.profile,
@@ -283,6 +287,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
         workers=search.workers,
         executor=_executor(ready.settings),
         seed=ready.settings.seed,
+        notes=tuple(search.notes),
         versions={n: _version(n) for n in names} | {"python": platform.python_version()},
     )
 
@@ -316,13 +321,13 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
     assert leader is not None
     notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
     network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
-    spec = search.context.specs[leader.recipe.backbone]
+    spec = search.context.specs[spec_id(leader.recipe)]
     test = evaluated(search.context, ready.registry, spec, network, leader.recipe)
     baseline = baseline_evaluation(search, ready.registry, leader, test)
     return TransferModel(
         network=network,
         task=ready.prepared.task,
-        spec=spec,
+        spec=replace(spec, id=leader.recipe.backbone),
         recipe=leader.recipe,
         run=replace(run, test=test, baseline=baseline),
         registry=ready.registry,

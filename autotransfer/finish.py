@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotransfer.protocols import FittedState
+from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
 from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search.jobs import Context
@@ -33,7 +34,7 @@ def winning_network(
         refit: train the recipe again on training and validation rows together, to the epoch that was best.
     """
     worker, recipe = Worker(context, registry), record.recipe
-    spec = context.specs[recipe.backbone]
+    spec = context.specs[spec_id(recipe)]
     with arithmetic(recipe.threads, recipe.dtype, worker.device):
         state = None
         if refit and not spec.fitted:
@@ -48,7 +49,7 @@ def winning_network(
             state = fitted_state(context, spec, backbone, None)
         strategy = registry.strategy(recipe.strategy)
         train = worker.rows(spec, "train")
-        network, _ = build_network(backbone, spec, strategy, recipe, worker.task, train, worker.device)
+        network, _ = build_network(backbone, spec, strategy, recipe, worker.task, train)
         tensors = checkpoint.best_tensors(context.path(record.checkpoint))
         network.load_state_dict({**network.state_dict(), **tensors})
         return network.eval(), state
@@ -80,7 +81,7 @@ def baseline_evaluation(
     fixed = [
         r
         for r in search.records.values()
-        if r.objective is not None and not search.context.specs[r.recipe.backbone].transfer
+        if r.objective is not None and not search.context.specs[spec_id(r.recipe)].transfer
     ]
     if not fixed:
         return None
@@ -88,4 +89,4 @@ def baseline_evaluation(
     if best.id == leader.id:
         return of_leader
     network, _ = winning_network(search.context, registry, best)
-    return evaluated(search.context, registry, search.context.specs[best.recipe.backbone], network, best.recipe)
+    return evaluated(search.context, registry, search.context.specs[spec_id(best.recipe)], network, best.recipe)

@@ -22,9 +22,10 @@ from autotransfer.codec import Scalar, digest, from_json, to_json
 from autotransfer.errors import ModelError, UnknownNameError
 from autotransfer.model_assets import copy_assets, is_asset
 from autotransfer.protocols import FittedModule, FittedState, Task
+from autotransfer.recipes import input_size
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, RunRecord
-from autotransfer.spec import BackboneSpec, Input, with_code_of, with_stages
+from autotransfer.spec import BackboneSpec, Input, with_code_of, with_size, with_stages
 from autotransfer.train.depths import DepthNetwork
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.weights import sha256
@@ -314,7 +315,7 @@ class _Preprocessing:
 
 def _spec(registry: Registry, note: ModelNote, prepared: Input) -> BackboneSpec:
     try:
-        found = registry.backbone(note.backbone, note.options)
+        found = with_size(registry.backbone(note.backbone, note.options), input_size(note.recipe))
     except UnknownNameError as error:
         raise UnknownNameError(
             f"the model needs the backbone {note.backbone!r} from {note.plugin.title}, which is not here; install it, "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autotransfer.errors import ConfigError, UnknownNameError, suggestion
 from autotransfer.protocols import Strategy
 from autotransfer.registry import Registry
 from autotransfer.schema import Refusal
-from autotransfer.spec import BackboneSpec
+from autotransfer.space import Choice, Domain
+from autotransfer.spec import BackboneSpec, has_size, sized_id, with_size
 from autotransfer.weights import available, is_offline
 
 MOST = 8
@@ -76,6 +77,29 @@ def _default(known: list[BackboneSpec], baselines: list[BackboneSpec], offline: 
         pool.refusals.append(Refusal(name=spec.id, reason=reason))
     pool.specs += baselines
     return pool
+
+
+def at_sizes(specs: Sequence[BackboneSpec], sizes: Domain) -> list[BackboneSpec]:
+    """Return each backbone once at each input size that the caller's space asks for, baselines as they are.
+
+    The same network at two sizes is two members of the pool: each has its own survey, costs and stored activations.
+    One that cannot take a size fails in its survey, and the record tells why.
+
+    Raises:
+        ConfigError: the sizes are no list of whole numbers, or no backbone has a size.
+    """
+    wanted = sizes.values if isinstance(sizes, Choice) else ()
+    if not wanted or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in wanted):
+        raise ConfigError(f"input_size is {sizes}; wanted pixels, such as 96 or [96, 128]")
+    if not any(s.transfer and has_size(s) for s in specs):
+        raise ConfigError("input_size is asked for, and no backbone here has an input size in pixels; leave it out")
+    found: list[BackboneSpec] = []
+    for spec in specs:
+        if spec.transfer and has_size(spec):
+            found += [replace(with_size(spec, int(v)), id=sized_id(spec.id, int(v))) for v in dict.fromkeys(wanted)]  # type: ignore[arg-type]
+        else:
+            found.append(spec)
+    return found
 
 
 def _on_hub(spec: BackboneSpec) -> bool:

@@ -87,7 +87,16 @@ class Rows(Protocol):
         ...
 
     def batch(self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None) -> Inputs:
-        """Return the inputs of these rows, in this order; ``rng`` is needed where ``augment`` is not none."""
+        """Return the inputs of these rows, in this order; ``rng`` is needed where ``augment`` is ``light``."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """How many fixed views of each row there are, the row as it is among them: at least 1."""
+        ...
+
+    def view(self, numbers: int | np.ndarray) -> Rows:
+        """Return the same rows, each in its view of this number: one for all rows, or ``int64`` [N]; 0: as it is."""
         ...
 
 

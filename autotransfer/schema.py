@@ -45,7 +45,9 @@ class Phase:
     sampler: str = "shuffle"
     """``shuffle`` or ``balanced`` (classes drawn evenly)."""
     augment: str = "none"
-    """``none`` or ``light`` (random crop and mirror of an image)."""
+    """``none``, ``light`` (random crop and mirror of an image) or ``views`` (a few fixed ones of each row, stored)."""
+    augment_from: float = 0.0
+    """Epochs of this phase before augmentation begins."""
     averaging: float = 0.0
     """Decay of an exponential moving average of the weights, evaluated in their place; 0: none."""
 
@@ -55,8 +57,10 @@ class Phase:
             raise PluginContractError(f"a phase says what is trained in one way, got {' and '.join(chosen)}")
         if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
             raise PluginContractError(f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}")
-        if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light"):
+        if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light", "views"):
             raise PluginContractError(f"unknown sampler or augment in {self}")
+        if not self.augment_from >= 0:
+            raise PluginContractError(f"augmentation begins after 0 or more epochs, got {self.augment_from}")
 
 
 @dataclass(frozen=True, kw_only=True)

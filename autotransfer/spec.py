@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from autotransfer.codec import Scalar
@@ -113,6 +113,9 @@ class BackboneSpec:
     """``package.module:callable``; called as ``factory(weights, **options)``. A function may be given instead."""
     options: Mapping[str, Scalar] = field(default_factory=dict)
     """Keyword arguments of the factory."""
+    size_option: str | None = None
+    """Option of the factory that takes another input size than the card's, in pixels, such as timm's ``img_size``;
+    None: the network itself takes images of any size."""
     modality: str = "image"
     summary: str = ""
     input: Input = ImageInput()
@@ -173,6 +176,37 @@ def with_code_of(card: Input, kept: Input) -> Input:
 def with_stages(spec: BackboneSpec, stages: tuple[str, ...]) -> BackboneSpec:
     """Return ``spec`` with its stages as they were traced."""
     return spec if spec.stages == stages or spec.fitted else replace(spec, stages=stages)
+
+
+def has_size(spec: BackboneSpec) -> bool:
+    """Return whether a backbone's input has a size in pixels that could be another one."""
+    return not spec.fitted and any(f.name == "size" for f in fields(spec.input))
+
+
+def with_size(spec: BackboneSpec, size: int | None) -> BackboneSpec:
+    """Return a card at another input size: its input, the factory's option, its cost; None: as it is."""
+    if size is None:
+        return spec
+    own: Any = spec.input
+    options = {**spec.options, **({spec.size_option: size} if spec.size_option else {})}
+    macs = None if spec.macs is None else round(spec.macs * (size / own.size) ** 2)
+    return replace(spec, input=replace(own, size=size), options=options, macs=macs)
+
+
+def sized_id(id: str, size: int) -> str:
+    """Return the id under which a run keeps a backbone at an input size that was asked for.
+
+    >>> sized_id("packs/mobilenetv2", 96)
+    'packs/mobilenetv2@96px'
+    """
+    return f"{id}@{size}px"
+
+
+def card_of(spec: BackboneSpec) -> tuple[str, int | None]:
+    """Return the id of a spec's card, and the input size that was asked for, if one was."""
+    size: int | None = getattr(spec.input, "size", None)
+    card = spec.id.removesuffix(sized_id("", size)) if size is not None else spec.id
+    return card, size if card != spec.id else None
 
 
 def frozen_stages(freeze_fraction: float, stages: int) -> int:

@@ -257,6 +257,13 @@ class _ToyRows:
     def batch(self, indices: Sequence[int], augment: str = "none", rng: Any = None) -> Tensor:
         return self.inputs[list(indices)]
 
+    @property
+    def views(self) -> int:
+        return 1
+
+    def view(self, numbers: Any) -> _ToyRows:
+        return self
+
 
 def _toy_spec(strategy: Strategy) -> BackboneSpec:
     return BackboneSpec(id="kit/toy", factory="autotransfer.testing:check_plugin", transfer=not strategy.baseline)

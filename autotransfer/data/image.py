@@ -31,6 +31,8 @@ _FILTERS = {
 }
 _WHITES = ((1.25, 1.0), (16.5, 16.0), (260.0, 255.0), (66_000.0, 65_535.0))
 """Largest value and what is white then; a little above white is rounding, or an interpolation's overshoot."""
+VIEWS = ("as it is", "mirrored", "first window", "second window")
+"""Fixed views of an image; the windows are those of ``light``, drawn once for each row."""
 Array = np.ndarray[Any, Any]
 
 
@@ -241,6 +243,20 @@ def window(
     else:
         picture = _centre(picture, spec, resample)
     return np.asarray(picture).reshape(spec.size, spec.size, spec.channels)
+
+
+def viewed(image: Image.Image | Array, spec: ImageInput, number: int, row: int) -> Array:
+    """Return a fixed view of an image, ``uint8`` [size, size, channels]: always the same for a row and a number.
+
+    Args:
+        image: upright, RGB or L, or an array of such.
+        spec: the backbone's input.
+        number: of the view, see :data:`VIEWS`; 0 is what :func:`window` gives.
+        row: number of the row; its windows are drawn from it and the number.
+    """
+    if number == 1:
+        return np.ascontiguousarray(window(image, spec)[:, ::-1])
+    return window(image, spec, "light" if number else "none", np.random.default_rng((number, row)))
 
 
 def normalised(pixels: Array, spec: ImageInput) -> torch.Tensor:

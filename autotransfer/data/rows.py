@@ -21,6 +21,15 @@ class PreparedRows:
     """Implements :class:`autotransfer.protocols.Rows`.
 
     A row is decoded each time that it is asked for, or taken from ``kept`` where it is kept.
+
+    Args:
+        dataset: the rows of all splits.
+        indices: numbers of these rows, in their order.
+        spec: the backbone's input.
+        targets: encoded.
+        kept: decoded rows that are kept.
+        tools: what the modality's ``tools`` gave for the backbone.
+        numbers: of the fixed view of each row; 0: as it is.
     """
 
     def __init__(
@@ -31,6 +40,7 @@ class PreparedRows:
         targets: Tensor,
         kept: Kept | None = None,
         tools: Any = None,
+        numbers: Any = 0,
     ) -> None:
         self.dataset = dataset
         self.indices = np.asarray(indices, dtype=np.int64)
@@ -38,22 +48,41 @@ class PreparedRows:
         self.targets = targets
         self.kept = kept
         self.tools = tools
+        self.numbers = np.broadcast_to(np.asarray(numbers, dtype=np.int64), self.indices.shape)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def batch(self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None) -> Any:
         """Return the inputs of these rows, in the order of ``indices``: a tensor, or a mapping of tensors."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        rows, numbers = self.indices[chosen], self.numbers[chosen]
+        if augment == "none" and numbers.any():
+            items = [self.dataset.load(int(r)) for r in rows]
+            return modality(self.spec.kind).view(items, self.spec, self.tools, numbers.tolist(), rows.tolist())
         if self.kept is not None and augment == "none":
-            kept = self.kept.batch(self.indices[np.asarray(indices, dtype=np.int64)], self.spec, self.tools)
+            kept = self.kept.batch(rows, self.spec, self.tools)
             if kept is not None:
                 return kept
-        items = [self.dataset.load(int(self.indices[i])) for i in indices]
-        return stack(items, self.spec, augment, rng, self.tools)
+        return stack([self.dataset.load(int(r)) for r in rows], self.spec, augment, rng, self.tools)
 
     def lengths(self) -> np.ndarray[Any, Any] | None:
         """Return how long each row's input is, ``int64`` [N]; None where all are alike, or it is not known."""
         return None if self.kept is None else self.kept.lengths(self.indices, self.spec, self.tools)
+
+    @property
+    def views(self) -> int:
+        """How many fixed views of each row there are, the row as it is among them."""
+        return max(1, len(modality(self.spec.kind).views))
+
+    def view(self, numbers: int | np.ndarray[Any, Any]) -> PreparedRows:
+        """Return the same rows, each in its view of this number: one for all rows, or ``int64`` [N]."""
+        return PreparedRows(self.dataset, self.indices, self.spec, self.targets, self.kept, self.tools, numbers)
+
+
+def augmentations(spec: Input) -> tuple[str, ...]:
+    """Return the kinds of augmentation that rows of this input have, beside ``none``."""
+    return modality(spec.kind).augmentations
 
 
 def stack(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotransfer.report.words import metric_of
+from autotransfer.recipes import spec_id
+from autotransfer.report.words import augmentation, metric_of
 from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
 
 COLUMNS = (
@@ -44,8 +45,8 @@ def rows(
     surveyed = {r.backbone: metric_of(r.score, metric) for r in survey}
     latest = {t.id: t for t in trials}
     ranked = sorted(latest.values(), key=lambda t: (t.status == "failed", t.objective is None, -(t.objective or 0.0)))
-    found = [{**_trial(t, metric), "survey": surveyed.get(t.recipe.backbone), "winner": t.id == winner} for t in ranked]
-    tried = {t.recipe.backbone for t in latest.values()}
+    found = [{**_trial(t, metric), "survey": surveyed.get(spec_id(t.recipe)), "winner": t.id == winner} for t in ranked]
+    tried = {spec_id(t.recipe) for t in latest.values()}
     for record in survey:
         if record.backbone not in tried:
             status = "surveyed" if record.status in ("done", "partial") else record.status
@@ -82,7 +83,7 @@ def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
     recipe = record.recipe
     return {
         "trial": record.id,
-        "backbone": recipe.backbone,
+        "backbone": spec_id(recipe),
         "strategy": recipe.strategy,
         "freeze": None if recipe.freeze is None else f"{recipe.freeze}/{len(recipe.stages)}",
         "lr": recipe.values.get("lr"),
@@ -91,7 +92,7 @@ def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
         "epochs": record.epochs,
         "seconds": record.seconds,
         "status": record.status,
-        "reason": record.reason,
+        "reason": record.reason or augmentation(recipe),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from autotransfer.recipes import spec_id
 from autotransfer.report.words import clock, data_line, frozen, metric_of, score, size
 from autotransfer.schema import Profile, Refusal, SurveyRecord, TrialRecord
 
@@ -91,7 +92,7 @@ class Progress:
         count = f"{done}/{total}" if total else str(done)
         self.stage = f"search {count}"
         name = " ".join(
-            p for p in (record.id, record.recipe.backbone, record.recipe.strategy, frozen(record.recipe)) if p
+            p for p in (record.id, spec_id(record.recipe), record.recipe.strategy, frozen(record.recipe)) if p
         )
         if record.objective is None or record.status == "failed":
             self.say(f"trial    {count}   {name} {record.status}: {record.reason}")

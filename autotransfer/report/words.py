@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotransfer.recipes import AUGMENT, AUGMENT_FROM
 from autotransfer.schema import Profile, Recipe
 from autotransfer.tasks.metrics import LOWER_IS_BETTER
 
@@ -64,8 +65,16 @@ def frozen(recipe: Recipe) -> str:
 
 def recipe_line(recipe: Recipe) -> str:
     """Return a recipe in one line: backbone, strategy, freeze and every value."""
-    values = [f"{n} {_value(v)}" for n, v in recipe.values.items() if n != "freeze_fraction"]
-    return ", ".join(p for p in (recipe.backbone, f"strategy {recipe.strategy}", frozen(recipe), *values) if p)
+    told = ("freeze_fraction", AUGMENT, AUGMENT_FROM)
+    values = [f"{n} {_value(v)}" for n, v in recipe.values.items() if n not in told]
+    parts = (recipe.backbone, f"strategy {recipe.strategy}", frozen(recipe), *values, augmentation(recipe))
+    return ", ".join(p for p in parts if p)
+
+
+def augmentation(recipe: Recipe) -> str:
+    """Return how a recipe augments its rows, in words; empty: it does not."""
+    kind, begin = recipe.values.get(AUGMENT), recipe.values.get(AUGMENT_FROM)
+    return f"augmented rows ({kind})" + (f" from epoch {begin} on" if begin else "") if kind else ""
 
 
 def data_line(profile: Profile) -> str:

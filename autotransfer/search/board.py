@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from autotransfer.recipes import spec_id
 from autotransfer.schema import Candidate, Phase, TrialRecord
 from autotransfer.search.jobs import Context
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from autotransfer.registry import Registry
 
 KEPT = 4
@@ -28,15 +32,15 @@ class Trial:
     moves: bool
     """It trains a part of the backbone."""
     counted: bool
-    """False for baselines."""
+    """False for baselines and finalists."""
     record: TrialRecord
     done: int = 0
     """Rungs that have been run."""
 
     @property
     def backbone(self) -> str:
-        """Id of its backbone."""
-        return self.candidate.recipe.backbone
+        """Id of its backbone in this run."""
+        return spec_id(self.candidate.recipe)
 
     @property
     def objective(self) -> float | None:
@@ -64,7 +68,7 @@ class Board:
 
     @property
     def counted(self) -> int:
-        """Trials so far, baselines left out."""
+        """Trials so far, baselines and finalists left out."""
         return sum(t.counted for t in self.trials)
 
     def begin(
@@ -76,7 +80,7 @@ class Board:
         moves: bool,
         letter: str,
     ) -> Trial:
-        """Return a new trial of a candidate; the first letter of its id tells baselines (b) from the others (t)."""
+        """Return a new trial of a candidate; its id begins with b for baselines, f for finalists, else t."""
         id = f"{letter}{len(self.trials) + 1:03d}"
         record = TrialRecord(id=id, recipe=candidate.recipe, status="failed", reason="it was not run")
         trial = Trial(id, candidate, phases, rungs, moves, letter == "t", record)
@@ -122,13 +126,54 @@ class Board:
         for trial in paused[KEPT:]:
             trial.record = _ended(trial.record)
         for trial in self.trials:
-            if trial.counted and not trial.paused and trial is not leading:
-                shutil.rmtree(self.context.path(f"checkpoint-{trial.id}"), ignore_errors=True)
+            if not trial.id.startswith("b") and not trial.paused and trial is not leading:
+                shutil.rmtree(self._checkpoint(trial), ignore_errors=True)
+                shutil.rmtree(self._before(trial), ignore_errors=True)
+
+    def keep_before(self, trial: Trial) -> None:
+        """Keep a trial's checkpoint as it is before its last rung, so that another training may go on from there."""
+        _copy(self._checkpoint(trial), self._before(trial))
+
+    def go_on_from(self, trial: Trial, other: Trial) -> bool:
+        """Let a new trial go on where another one stood before its last rung; False where that is not kept."""
+        if len(trial.rungs) > 1:
+            _copy(self._before(other), self._checkpoint(trial))
+            trial.done = len(trial.rungs) - 1
+        return not trial.done or self._checkpoint(trial).exists()
+
+    def _checkpoint(self, trial: Trial) -> Path:
+        return self.context.path(f"checkpoint-{trial.id}")
+
+    def _before(self, trial: Trial) -> Path:
+        return self.context.path(f"before-{trial.id}")
 
     def close(self) -> None:
         """Say of trials still paused that they go no further."""
         for trial in self.paused():
             trial.record = _ended(trial.record)
+
+
+def _copy(checkpoint: Path, to: Path) -> None:
+    """Copy a checkpoint, whole or not at all; one that is there already stays.
+
+    Links to its files will do: they are replaced as a whole, never changed. Where there is no room, there is no copy.
+    """
+    temporary = to.with_name(f".{to.name}.{os.getpid()}")
+    if to.exists() or not checkpoint.exists():
+        return
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(checkpoint, temporary, copy_function=_link)
+        os.replace(temporary, to)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _link(source: str, to: str) -> None:
+    try:
+        os.link(source, to)
+    except OSError:  # the file system has no links
+        shutil.copy2(source, to)
 
 
 def _ended(record: TrialRecord) -> TrialRecord:

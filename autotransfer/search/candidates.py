@@ -9,12 +9,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from autotransfer.codec import Scalar
+from autotransfer.data.rows import augmentations
 from autotransfer.errors import ConfigError, suggestion
 from autotransfer.protocols import Strategy, overrides
+from autotransfer.recipes import AUGMENT, AUGMENT_FROM, INPUT_SIZE, augmented, spec_id
 from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training
 from autotransfer.search.costs import EPOCHS
 from autotransfer.space import Choice, Domain
-from autotransfer.spec import BackboneSpec, frozen_stages, with_stages
+from autotransfer.spec import BackboneSpec, card_of, frozen_stages, has_size, with_stages
 from autotransfer.train.sampling import stream
 
 if TYPE_CHECKING:
@@ -73,11 +75,20 @@ class Space:
         if spec.transfer and not overrides(strategy, "head"):  # else the head has its own closed form
             own = {HEAD_START: Choice((True, False)), **own}
         extra = {n: d for n, d in self.given.items() if n in own or n in _LOOP or n == "epochs"}
+        if AUGMENT in self.given and "none" not in self.given[AUGMENT] and augmentations(spec.input):
+            extra[AUGMENT] = self.given[AUGMENT]  # what leaves the choice to the finalists is no value of the others
         return {**own, **extra}
+
+    def finals(self, spec: BackboneSpec) -> tuple[str, ...]:
+        """Return the kinds of augmentation that the leader's last rung may be tried with."""
+        if AUGMENT not in self.given:
+            return augmentations(spec.input)[:1]
+        return tuple(k for k in augmentations(spec.input) if k in self.given[AUGMENT] and "none" in self.given[AUGMENT])
 
     def recipe(self, spec: BackboneSpec, strategy: Strategy, values: Mapping[str, Scalar]) -> Recipe:
         """Return the recipe of these values, freeze_fraction resolved on the backbone's stages."""
-        kept = {"epochs": EPOCHS, **values}
+        backbone, size = card_of(spec)
+        kept = {"epochs": EPOCHS, **values, **({} if size is None else {INPUT_SIZE: size})}
         freeze = None
         if isinstance(kept.get("freeze_fraction"), (int, float)):
             freeze = frozen_stages(float(kept["freeze_fraction"]), len(spec.stages))  # type: ignore[arg-type]
@@ -85,8 +96,8 @@ class Space:
                 kept["lr_ratio"] = 1.0  # nothing is left that it would be the rate of
         settings = {n: v for n, v in kept.items() if n in _LOOP}
         training = replace(strategy.training(self.profile, kept), **settings)  # type: ignore[arg-type]
-        return Recipe(
-            backbone=spec.id,
+        made = Recipe(
+            backbone=backbone,
             strategy=strategy.id,
             values=kept,
             freeze=freeze,
@@ -96,6 +107,9 @@ class Space:
             threads=self.threads,
             dtype=self.dtypes.get(spec.id, "float32"),
         )
+        if AUGMENT in kept and all(p.augment == "none" for p in recipe_phases(strategy, self.profile, spec, made)):
+            return replace(made, values={n: v for n, v in kept.items() if n not in (AUGMENT, AUGMENT_FROM)})
+        return made
 
     def unknown_values(self) -> None:
         """Raise for names in the caller's space that no strategy and no loop setting knows.
@@ -104,10 +118,17 @@ class Space:
             ConfigError: all of them, with suggestions.
         """
         known = {*_LOOP, "epochs", HEAD_START}
+        known |= {INPUT_SIZE} if any(has_size(s) for s in self.specs.values()) else set()
+        kinds = {k for s in self.specs.values() for k in augmentations(s.input)}
+        known |= {AUGMENT} if kinds else set()
         for strategy in self.strategies:
             for spec in self.specs.values():
                 if strategy.applies(self.profile, spec).ok:
                     known |= set(strategy.space(self.profile, spec))
+        asked = self.given.get(AUGMENT)
+        values = asked.values if isinstance(asked, Choice) else (None,)
+        if asked is not None and kinds and not set(values) <= {"none", *kinds}:
+            raise ConfigError(f"augment is {asked}; wanted some of: none, {', '.join(sorted(kinds))}")
         wrong = [f"{n!r}{suggestion(n, known)}" for n in self.given if n not in known]
         if wrong:
             raise ConfigError(
@@ -209,7 +230,7 @@ class Proposer:
         named = set(self.families)
         kept, spare = [], []
         for recipe in recipes:
-            family = (recipe.backbone, recipe.strategy)
+            family = (spec_id(recipe), recipe.strategy)
             if not self._is_family(recipe):
                 kept.append(recipe)
             elif family in named:
@@ -221,12 +242,12 @@ class Proposer:
 
     def _is_family(self, recipe: Recipe) -> bool:
         strategy = next(s for s in self.space.strategies if s.id == recipe.strategy)
-        phases = strategy.phases(self.space.profile, self.specs[recipe.backbone], values_of(recipe))
+        phases = recipe_phases(strategy, self.space.profile, self.specs[spec_id(recipe)], recipe)
         return is_family(strategy, phases, len(recipe.stages))
 
     def _rivals(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """Return heads to train beside this one, each new: as many passes and as large batches, other values."""
-        strategy, spec = next(s for s in self.space.strategies if s.id == recipe.strategy), self.specs[recipe.backbone]
+        strategy, spec = next(s for s in self.space.strategies if s.id == recipe.strategy), self.specs[spec_id(recipe)]
         domains = self.space.domains(strategy, spec)
         found: dict[str, Recipe] = {}
         for draw in range(2 * FAMILY):
@@ -273,7 +294,7 @@ class Proposer:
         self.seen.add(key)
         if not self._is_family(recipe):
             return [Candidate(recipe=recipe, reason=reason)]
-        self.families.add((recipe.backbone, recipe.strategy))
+        self.families.add((spec_id(recipe), recipe.strategy))
         return [Candidate(recipe=recipe, reason=reason, rivals=self._rivals(recipe))]
 
 
@@ -295,7 +316,12 @@ def values_of(recipe: Recipe) -> dict[str, Any]:
     return {**recipe.values, "freeze": recipe.freeze} if recipe.freeze is not None else dict(recipe.values)
 
 
+def recipe_phases(strategy: Strategy, profile: Profile, spec: BackboneSpec, recipe: Recipe) -> list[Phase]:
+    """Return the phases of a strategy as a recipe's values have them; ``spec`` is the backbone with its stages."""
+    return augmented(strategy.phases(profile, spec, values_of(recipe)), recipe.values, len(spec.stages))
+
+
 def phases_of(registry: Registry, context: Context, profile: Profile, recipe: Recipe) -> list[Phase]:
     """Return the phases of a recipe on its backbone."""
-    spec = replace(context.specs[recipe.backbone], stages=recipe.stages)
-    return registry.strategy(recipe.strategy).phases(profile, spec, values_of(recipe))
+    spec = replace(context.specs[spec_id(recipe)], stages=recipe.stages)
+    return recipe_phases(registry.strategy(recipe.strategy), profile, spec, recipe)

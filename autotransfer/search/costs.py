@@ -9,8 +9,9 @@ a frozen prefix, or nothing where its activations are stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from autotransfer.data.image import VIEWS
 from autotransfer.schema import Phase, Profile, SurveyRecord
 
 EPOCHS = 10
@@ -56,7 +57,9 @@ class Costs:
             if prefix >= 1.0:
                 continue  # its features are those of the survey
             kept = bool(macs) and prefix > 0.0 and self._cut(phase) in self.stored.get(id, set())
-            before = 0.0 if kept else prefix
+            before = 0.0 if kept and phase.augment != "light" else prefix
+            if phase.augment == "views":  # the others are written once, in whichever rung comes first
+                total += max(0, _views(phase.epochs) - 1) * prefix * epochs / phase.epochs
             total += epochs * (before + (1.0 + BACKWARD) * (1.0 - prefix) + share * (before + 1.0 - prefix))
         return total * self.row(id) * self.profile.train
 
@@ -66,7 +69,9 @@ class Costs:
 
     def passed(self, id: str, phases: Sequence[Phase]) -> None:
         """Note that a training has run: activations at its cuts are stored from here on."""
-        self.stored.setdefault(id, set()).update(self._cut(p) for p in phases if 0 < prefix_share(p, self.macs(id)) < 1)
+        macs = self.macs(id)
+        found = {self._cut(p) for p in phases if p.augment != "light" and 0 < prefix_share(p, macs) < 1}
+        self.stored.setdefault(id, set()).update(found)
 
     def remaining(self, id: str) -> float:
         """Return the cost of reading the rows that a backbone's survey has not read yet."""
@@ -105,11 +110,28 @@ def prefix_share(phase: Phase, macs: Sequence[float]) -> float:
 
 
 def stretches(phases: Iterable[Phase], start: float, stop: float | None) -> list[tuple[Phase, float]]:
-    """Return the phases between two epochs of the whole training, each with its epochs there."""
+    """Return the phases between two epochs of the whole training, each with its epochs there.
+
+    One whose augmentation begins later is two: before and after.
+    """
     found, at = [], 0.0
-    for phase in phases:
+    parts = [part for phase in phases for part in _parts(phase)]
+    for phase in parts:
         low, high = max(at, start), at + phase.epochs if stop is None else min(at + phase.epochs, stop)
         if high > low:
             found.append((phase, high - low))
         at += phase.epochs
     return found
+
+
+def _parts(phase: Phase) -> list[Phase]:
+    late = min(phase.augment_from, phase.epochs)
+    if phase.augment == "none" or not late:
+        return [phase]
+    before = replace(phase, epochs=late, augment="none", augment_from=0.0)
+    return [before, replace(phase, epochs=phase.epochs - late, augment_from=0.0)]
+
+
+def _views(epochs: float) -> int:
+    """Return how many views are kept where reading them costs nothing beside running the frozen stages."""
+    return next((n for n in range(len(VIEWS), 1, -1) if n < epochs), 1)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from autotransfer.recipes import spec_id
 from autotransfer.schema import Budget, Candidate, Forecast, Plan, Profile
 from autotransfer.search.costs import BACKWARD, EPOCHS
 from autotransfer.spec import BackboneSpec
@@ -88,7 +89,7 @@ def foretold(plan: Plan, found: tuple[Forecast, ...], budget: Budget, workers: i
 
 def _first(candidate: Candidate, by: Mapping[str, Forecast]) -> float | None:
     """Return the seconds of a candidate's first rung: heads cost next to nothing."""
-    known = by.get(candidate.recipe.backbone)
+    known = by.get(spec_id(candidate.recipe))
     if known is None or known.training_seconds is None or "lr_ratio" not in candidate.recipe.values:
         return None
     return FIRST_RUNG * known.training_seconds

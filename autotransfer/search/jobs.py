@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autotransfer.codec import digest
+from autotransfer.recipes import spec_id
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
 from autotransfer.spec import BackboneSpec
 
@@ -70,7 +71,7 @@ class RungJob:
     def title(self) -> str:
         """What a user reads while it runs."""
         freeze = "" if self.recipe.freeze is None else f" freeze {self.recipe.freeze}/{len(self.recipe.stages)}"
-        return f"{self.id} {self.recipe.backbone} {self.recipe.strategy}{freeze}"
+        return f"{self.id} {spec_id(self.recipe)} {self.recipe.strategy}{freeze}"
 
 
 Job = SurveyJob | RungJob

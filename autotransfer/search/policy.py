@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from autotransfer.recipes import AUGMENT, spec_id
 from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
 from autotransfer.search.costs import EPOCHS, Costs
+from autotransfer.search.finals import GAIN, SPREAD, begins_at, may_have_rivals, rival, verdict
 from autotransfer.search.jobs import Context, Generation, RungJob
 from autotransfer.search.rounds import Rounds
 from autotransfer.search.surrogate import Observation, Surrogate, improvement
@@ -67,6 +69,8 @@ class Search:
     status: str = "complete"
     spent: float = 0.0
     """Cost of all jobs so far: predicted, or seconds as they were where there is a clock."""
+    notes: list[str] = field(default_factory=list)
+    """What a user should know of its decisions."""
 
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.context, self.profile, self.registry, self.deadline, self.workers)
@@ -105,11 +109,12 @@ class Search:
         proposer = Proposer(self.space, self.survey, order, static, heads)
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
-        baselines = [c for c in proposer.baselines() if c.recipe.backbone in fine]
+        baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self._visit([self._begin(c, "b") for c in baselines if self._fits(c, 0.0)])
         self.surrogate = Surrogate(self.rounds.scores(), self._floor(), self.profile.validation, self.past)
         yield from self._tune(proposer)
         yield from self._last_rung()
+        yield from self._finals()
         if not any(t.record.objective is not None for t in self.board.trials if t.counted):
             yield from self._rescue(proposer)
         self.board.close()
@@ -161,8 +166,7 @@ class Search:
         new = self._new(drawn, fantasies) if self._room() else []
         if self.budget == Budget() and self.spent > UNLIMITED_UNITS * self.unit:
             return None
-        price = PRICE if self.budget.seconds is None else PRICE_OF_TIME
-        worthy = [o for o in (*self._promotions(batch), *new) if o.worth >= price]
+        worthy = [o for o in (*self._promotions(batch), *new) if o.worth >= self._price]
         if self.budget.trials is not None:
             worthy = worthy or new  # of a number of trials all are run, whatever they promise
         return max(worthy, key=lambda o: o.worth, default=None)
@@ -199,12 +203,47 @@ class Search:
                 return
             yield from self._visit([trial])
 
+    def _finals(self) -> Generation:
+        """Run the leader's last rung again with augmented rows, where that is worth its price."""
+        plain = self.board.leading()
+        if plain is None or not may_have_rivals(plain) or plain.done < len(plain.rungs):
+            return
+        chosen: list[Trial] = []
+        planned = 0.0
+        for kind in self.space.finals(self.context.specs[plain.backbone]):
+            candidate = rival(plain, kind)
+            phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
+            cost = self.costs.training(plain.backbone, phases, float(begins_at(plain)), None)
+            why = self._not_worth(plain, cost, planned)
+            trial = None if why else self._begin(candidate, "f")
+            if trial is not None and self.board.go_on_from(trial, plain):
+                chosen.append(trial)
+                planned += cost
+            elif trial is not None:
+                self.board.trials.remove(trial)
+                why = "its checkpoint could not be kept"
+            if why:
+                self.notes.append(f"the last rung of {plain.id} was not tried with augmented rows ({kind}): {why}")
+        yield from self._visit(chosen)
+        self.notes += [verdict(plain, chosen)] if chosen else []
+
+    def _not_worth(self, plain: Trial, cost: float, planned: float) -> str:
+        """Return why the leader's last rung is not run again at this cost; empty: it is."""
+        best = self._best_skill()
+        if AUGMENT not in self.space.given and self._worth(best + GAIN, SPREAD, best, cost) < self._price:
+            return f"the {GAIN:.3g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
+        if self.budget == Budget() and self.spent + planned + cost > UNLIMITED_UNITS * self.unit:
+            return f"the search would cost more than {UNLIMITED_UNITS:g} units"
+        return "" if self._in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
+
     def _visit(self, trials: Sequence[Trial]) -> Generation:
         """Run the next rung of each of these trials."""
         if not trials:
             return
         predicted = [self._rest(t) for t in trials]
         for trial in trials:
+            if 0 < trial.done == len(trial.rungs) - 1 and may_have_rivals(trial):
+                self.board.keep_before(trial)
             self.costs.passed(trial.backbone, trial.phases)
         records = yield [self._rung(t) for t in trials]
         for trial, record, cost in zip(trials, records, predicted, strict=True):
@@ -220,8 +259,8 @@ class Search:
         """Train one head on as many rows as the time allows: a late small model is better than none."""
         heads = [c for c in proposer.again().guaranteed() if not self._moves(c)]
         for candidate in heads[:1]:
-            left = max(1.0, 0.8 * (self._end(candidate.recipe.backbone) - time.time()))
-            rows = int(0.75 * left / max(self._row_seconds(candidate.recipe.backbone), 1e-6))
+            left = max(1.0, 0.8 * (self._end(spec_id(candidate.recipe)) - time.time()))
+            rows = int(0.75 * left / max(self._row_seconds(spec_id(candidate.recipe)), 1e-6))
             rows = min(self.profile.train, max(32, rows))
             trial = self._begin(candidate)
             text = f"trained on {rows} of {self.profile.train} rows: the budget does not reach for more"
@@ -270,10 +309,10 @@ class Search:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
         cost = self._first(candidate)
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self._moves(candidate)
-        if not heads and self._in_time(candidate.recipe.backbone, cost, planned):
+        if not heads and self._in_time(spec_id(candidate.recipe), cost, planned):
             return True
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
-        name = f"{candidate.recipe.strategy} on {candidate.recipe.backbone}"
+        name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)}"
         if cost and not planned and all(r.name != name for r in self.space.refusals):
             self.space.refusals.append(Refusal(name=name, reason=why))
         return False
@@ -288,6 +327,10 @@ class Search:
         return self.deadline - 1.2 * self._row_seconds(id) * self.profile.test
 
     # Cost.
+
+    @property
+    def _price(self) -> float:
+        return PRICE if self.budget.seconds is None else PRICE_OF_TIME
 
     def unit_seconds(self, id: str) -> float | None:
         """Return the predicted seconds, on one worker, of a full 10-epoch fine-tune.
@@ -306,15 +349,15 @@ class Search:
 
     def _moves(self, candidate: Candidate) -> bool:
         recipe = candidate.recipe
-        return self.costs.moves(recipe.backbone, phases_of(self.registry, self.context, self.profile, recipe))
+        return self.costs.moves(spec_id(recipe), phases_of(self.registry, self.context, self.profile, recipe))
 
     def _first(self, candidate: Candidate) -> float:
         """Return the predicted cost until a recipe has its first score."""
         recipe = candidate.recipe
         phases = phases_of(self.registry, self.context, self.profile, recipe)
-        if not self.costs.moves(recipe.backbone, phases):
-            return self.costs.remaining(recipe.backbone)
-        return self.costs.training(recipe.backbone, phases, 0.0, RUNGS[0])
+        if not self.costs.moves(spec_id(recipe), phases):
+            return self.costs.remaining(spec_id(recipe))
+        return self.costs.training(spec_id(recipe), phases, 0.0, RUNGS[0])
 
     def _rest(self, trial: Trial) -> float:
         """Return the predicted cost of a trial's next rung."""

@@ -153,7 +153,7 @@ class Rounds:
     def static(self, found: Sequence[SurveyRecord] | None = None) -> str | None:
         """Return the backbone with most parameters: picked blindly, that is hard to beat (arXiv 2510.06448)."""
         fine = [r for r in (self.fine() if found is None else found) if self._spec(r).transfer]
-        return max(fine, key=lambda r: (r.params, r.backbone)).backbone if fine else None
+        return max(fine, key=lambda r: (r.params, r.macs, r.backbone)).backbone if fine else None
 
     def _spec(self, record: SurveyRecord) -> BackboneSpec:
         return self.context.specs[record.backbone]

@@ -16,6 +16,7 @@ from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
+from autotransfer.recipes import spec_id
 from autotransfer.schema import Recipe
 
 Array = np.ndarray
@@ -103,7 +104,7 @@ class Surrogate:
         if before is not None:
             self.steps.setdefault((_warm(recipe), left), []).append(self.skill(objective) - self.skill(before))
         mean, spread = self.expect(recipe, objective, left)
-        gain = mean - self._own(recipe.backbone)
+        gain = mean - self._own(spec_id(recipe))
         self.seen[recipe.key] = Observation(recipe, gain, math.hypot(self.noise, spread))
 
     def expect(self, recipe: Recipe, objective: float | None, left: int) -> tuple[float, float]:
@@ -126,7 +127,7 @@ class Surrogate:
             means, _ = self._gains(list(fantasies), known)
             known += [Observation(r, m, FANTASY_NOISE) for r, m in zip(fantasies, means, strict=True)]
         gains, spreads = self._gains(list(recipes), known)
-        own = np.asarray([self._own(r.backbone) for r in recipes])
+        own = np.asarray([self._own(spec_id(r)) for r in recipes])
         return own + gains, spreads
 
     def _gains(self, recipes: list[Recipe], known: Sequence[Observation]) -> tuple[Array, Array]:
@@ -177,7 +178,7 @@ class _Names:
     """Numbers backbones and strategies, and turns recipes into points."""
 
     def __init__(self, recipes: Sequence[Recipe]) -> None:
-        self.backbones = sorted({r.backbone for r in recipes})
+        self.backbones = sorted({spec_id(r) for r in recipes})
         self.strategies = sorted({r.strategy for r in recipes})
 
     def encode(self, recipe: Recipe, here: bool) -> Array:
@@ -194,7 +195,7 @@ class _Names:
         }
         point = [values[n] / length for n, length in LENGTHS.items()]
         # Two one-hot vectors differ in two places.
-        point += [BACKBONES / math.sqrt(2) * (recipe.backbone == b) for b in self.backbones]
+        point += [BACKBONES / math.sqrt(2) * (spec_id(recipe) == b) for b in self.backbones]
         point += [STRATEGIES / math.sqrt(2) * (recipe.strategy == s) for s in self.strategies]
         return np.asarray([*point, 0.0 if here else RUNS])
 

@@ -22,7 +22,7 @@ from autotransfer.search.transferability import judge
 from autotransfer.train.autocast import exact, mixed
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.depths import concatenated
-from autotransfer.train.evaluate import device_of, features
+from autotransfer.train.evaluate import device_of, features, probe_of
 from autotransfer.train.stages import Stages, find_stages
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Frozen:
 
 def open_backbone(spec: BackboneSpec, backbone: nn.Module, train: Rows) -> Frozen:
     """Return the backbone with its stages found and its cuts checked."""
-    probe = train.batch(range(min(2, len(train))))
+    probe = probe_of(train, backbone)
     stages = find_stages(backbone, probe, declared=spec.stages, output=spec.output)
     cuts = check_cuts(backbone, stages, probe) if stages.paths else []
     reports = tuple(

@@ -19,9 +19,10 @@ from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
+from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
-from autotransfer.search.candidates import HEAD_START, values_of
+from autotransfer.search.candidates import HEAD_START, recipe_phases
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.recall import find_survey, keep_survey
@@ -40,7 +41,7 @@ from autotransfer.store import Store
 from autotransfer.train import checkpoint, precision
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import make_network
-from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, nothing
+from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of, nothing, probe_of
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
@@ -142,7 +143,7 @@ class Worker:
         if spec.fitted:
             state = fitted_state(self.context, spec, module, self.rows(spec, "train") if fit else None)
             module.restore(state)  # type: ignore[operator]
-        return module.to(self.device)
+        return module if spec.fitted else module.to(self.device)  # a fitted one may hold tensors that no ``to`` moves
 
     def _family(self, job: RungJob) -> TrialRecord | None:
         """Return the record of heads trained together; None where the survey's features are not whole."""
@@ -150,9 +151,9 @@ class Worker:
         features = head_features(file) if file is not None and job.rivals else None
         if file is None or features is None or len(features[0]) != len(self.context.prepared.train):
             return None
-        spec, strategy = self.context.specs[job.recipe.backbone], self.registry.strategy(job.recipe.strategy)
+        spec, strategy = self.context.specs[spec_id(job.recipe)], self.registry.strategy(job.recipe.strategy)
         own, profile = with_stages(spec, job.recipe.stages), self.context.prepared.profile
-        phases = [strategy.phases(profile, own, values_of(r))[0] for r in (job.recipe, *job.rivals)]
+        phases = [recipe_phases(strategy, profile, own, r)[0] for r in (job.recipe, *job.rivals)]
         targets = (self.rows(spec, "train").targets, self.rows(spec, "validation").targets)
         folder = self.context.path(f"checkpoint-{job.id}")
         with exact():
@@ -202,7 +203,7 @@ class Worker:
         """Return the rows of a job that the budget does not let use all; None for any other."""
         if job.rows is None:
             return None
-        spec, data = self.context.specs[job.recipe.backbone], self.context.prepared
+        spec, data = self.context.specs[spec_id(job.recipe)], self.context.prepared
         held = data.validation[: max(1, job.rows // 4)]
         return self.prepared(data.train[: job.rows], spec), self.prepared(held, spec)
 
@@ -223,11 +224,11 @@ class Worker:
         deadline: float = float("inf"),
     ) -> Trainer:
         """Return a new training of a recipe, at its first step."""
-        spec = self.context.specs[recipe.backbone]
+        spec = self.context.specs[spec_id(recipe)]
         strategy = self.registry.strategy(recipe.strategy)
         train, validation = rows or (self.rows(spec, "train"), self.rows(spec, "validation"))
-        network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train, self.device)
-        phases = strategy.phases(self.context.prepared.profile, with_stages(spec, stages.paths), values_of(recipe))
+        network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train)
+        phases = recipe_phases(strategy, self.context.prepared.profile, with_stages(spec, stages.paths), recipe)
         pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
         adapted = overrides(strategy, "adapt") or strategy.depths  # the survey's head was fitted to other features
         started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
@@ -267,7 +268,6 @@ def build_network(
     recipe: Recipe,
     task: Task,
     train: Rows,
-    device: torch.device,
 ) -> tuple[TransferNetwork, Stages]:
     """Return backbone and head as one network, adapted, and its stages (found again after adapting).
 
@@ -275,13 +275,14 @@ def build_network(
         PluginContractError: the stages are not those of the recipe.
     """
     if overrides(strategy, "adapt"):
-        strategy.adapt(backbone, recipe.values, train)
-    probe = train.batch(range(min(2, len(train))))
-    stages = find_stages(backbone, probe, declared=recipe.stages or spec.stages, output=spec.output)
+        device = device_of(backbone)
+        strategy.adapt(backbone.cpu(), recipe.values, train)  # where the rows are that it reads
+        backbone.to(device)
+    stages = find_stages(backbone, probe_of(train, backbone), declared=recipe.stages or spec.stages, output=spec.output)
     if recipe.stages and stages.paths != recipe.stages:
         raise PluginContractError(f"the stages of {spec.id} changed: {stages.paths}, in the recipe {recipe.stages}")
     network = make_network(backbone, stages, task, strategy, spec.output, recipe.training.dropout)
-    return network.to(device), stages
+    return network.to(device_of(backbone)), stages
 
 
 def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: Rows | None) -> FittedState:

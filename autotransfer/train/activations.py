@@ -118,6 +118,25 @@ def read_activations(arrays: Mapping[str, np.ndarray[Any, Any]], indices: Sequen
     return _built(held["form"], tensors)
 
 
+def mixed_views(
+    views: Sequence[Mapping[str, np.ndarray[Any, Any]]], indices: Sequence[int], numbers: np.ndarray[Any, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the stored arrays of these rows alone, in this order, each taken from one of several views.
+
+    Args:
+        views: entries of the same rows and cut, one a view, of one form.
+        indices: of rows, from 0.
+        numbers: the view ``int64`` [len(indices)] of each.
+    """
+    rows = np.asarray(indices, dtype=np.int64)
+    places = [np.flatnonzero(numbers == number) for number in range(len(views))]
+    order = np.argsort(np.concatenate(places))
+    named = [n for n in views[0] if n != FORM]
+    # Where values of one view did not fit float16, concatenating makes all of them float32.
+    found = {n: np.concatenate([v[n][rows[p]] for v, p in zip(views, places, strict=True)])[order] for n in named}
+    return {FORM: views[0][FORM], **found}
+
+
 def _write(
     store: Store, key: str, batches: Iterator[tuple[Any, list[Tensor]]], count: int, half: bool, full: set[str]
 ) -> None:

@@ -158,5 +158,14 @@ def _restore_optimizer(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
         assert trainer.optimizer is not None
         parameter = named[name]
         # Laid out as its parameter is: the optimizer goes through both as they lie in memory.
-        value = tensor.clone() if key == "step" else torch.empty_like(parameter.detach()).copy_(tensor)
+        value = _count(trainer.optimizer, parameter, tensor) if key == "step" else _like(parameter, tensor)
         trainer.optimizer.state[parameter][key] = value
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    return torch.empty_like(parameter.detach()).copy_(tensor)
+
+
+def _count(optimizer: torch.optim.Optimizer, parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return the number of steps where the optimizer counts them: a fused one beside its parameter."""
+    return tensor.to(parameter.device if optimizer.defaults.get("fused") else "cpu", copy=True)

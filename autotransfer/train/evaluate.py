@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,11 @@ def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first tensor, the CPU where it has none."""
     tensors = itertools.chain(module.parameters(), module.buffers())  # lazy: this is asked at every step
     return next((t.device for t in tensors), torch.device("cpu"))
+
+
+def probe_of(rows: Rows, module: nn.Module) -> Any:
+    """Return the inputs of the first two rows, or of the only one, on the module's device."""
+    return to_device(rows.batch(range(min(2, len(rows)))), device_of(module))
 
 
 @contextmanager

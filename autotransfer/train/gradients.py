@@ -43,6 +43,15 @@ class Trainer(Protocol):
         """Return the untrained backbone's pooled output on train and validation rows."""
         ...
 
+    @property
+    def augment(self) -> str:
+        """How rows are augmented at this step."""
+        ...
+
+    def views(self) -> np.ndarray | None:
+        """Return the view of each training row in this epoch; None: the rows are seen as they are."""
+        ...
+
     def prefix(self) -> Prefix | None:
         """Return the stored activations that this phase starts from; None: it runs the whole network."""
         ...
@@ -96,20 +105,21 @@ def _gradient(trainer: Trainer, term: Tensor, trained: list[Tensor], *, last: bo
 
 def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
     """Return the task's loss, and the strategy's own term where it has one."""
-    job, phase = trainer.job, trainer.job.phases[trainer.phase]
+    job, numbers = trainer.job, trainer.views()
     network, device = job.network, device_of(job.network)
     targets = job.train.targets[torch.from_numpy(piece)].to(device)
-    if trainer.pristine and trainer.own_term is None and phase.augment == "none":
+    if trainer.pristine and trainer.own_term is None and trainer.augment == "none":
         pooled = trainer.pooled()[0][torch.from_numpy(piece)].to(device)
         outputs = network.head.classify(pooled)
         return [job.task.loss(outputs, targets, job.training.label_smoothing)]
     prefix = trainer.prefix()
     if prefix is not None:
-        with prefix.suffix(network.backbone, "train", piece.tolist()) as run:
+        with prefix.suffix(network.backbone, "train", piece.tolist(), numbers) as run:
             outputs = network.head(run())
         return [job.task.loss(outputs, targets, job.training.label_smoothing)]
-    rng = np.random.default_rng(stream(job.recipe.seed, job.recipe.key, "augment", trainer.step, int(piece[0])))
-    inputs = to_device(job.train.batch([int(i) for i in piece], phase.augment, rng), device)
+    rng = np.random.default_rng(stream(job.recipe.seed, job.stream, "augment", trainer.step, int(piece[0])))
+    rows, kind = (job.train, trainer.augment) if numbers is None else (job.train.view(numbers), "none")
+    inputs = to_device(rows.batch([int(i) for i in piece], kind, rng), device)
     paths = job.stages.paths[:-1] if trainer.own_term is not None else tuple(network.depths or ())
     with stage_outputs(network.backbone, paths) as seen:
         raw = call(network.backbone, inputs)
@@ -138,7 +148,7 @@ def _unlabeled(trainer: Trainer, count: int) -> tuple[Tensor, ...]:
     rows = trainer.job.unlabeled
     if rows is None:
         return ()
-    rng = np.random.default_rng(stream(trainer.job.recipe.seed, trainer.job.recipe.key, "unlabeled", trainer.step))
+    rng = np.random.default_rng(stream(trainer.job.recipe.seed, trainer.job.stream, "unlabeled", trainer.step))
     drawn = rng.choice(len(rows), size=count, replace=len(rows) < count)
     backbone = trainer.job.network.backbone
     with stage_outputs(backbone, trainer.job.stages.paths[:-1]) as seen:

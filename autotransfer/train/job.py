@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from autotransfer.protocols import HeadState, Strategy
+from autotransfer.recipes import stream_key
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.network import TransferNetwork
 from autotransfer.train.stages import Stages
@@ -42,6 +44,11 @@ class Job:
     tick: Callable[[], None] = nothing
     deadline: float = float("inf")
     """``time.time()`` seconds; looked at after every batch."""
+
+    @cached_property
+    def stream(self) -> str:
+        """Names its random numbers, beside the recipe's seed."""
+        return stream_key(self.recipe)
 
     @property
     def training(self) -> Training:

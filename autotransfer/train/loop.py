@@ -20,8 +20,9 @@ from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS
 from autotransfer.train.job import Job
+from autotransfer.train.prefixes import affordable_views
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
-from autotransfer.train.schedule import Segment, rate, segments, total_steps
+from autotransfer.train.schedule import Segment, augmentation, rate, segments, total_steps
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows
@@ -57,7 +58,8 @@ class Trainer:
         self.pristine = True
         self._pooled = None if overrides(job.strategy, "adapt") else job.pooled
         self._losses: list[float] = []
-        self._prefix: tuple[int, Prefix | None] | None = None
+        self._prefix: tuple[tuple[int, str], Prefix | None] | None = None
+        self._seen: tuple[int, np.ndarray] | None = None
         self._order: tuple[tuple[int, str], list[np.ndarray]] | None = None
         self._start()
 
@@ -112,7 +114,7 @@ class Trainer:
             module=network, initial=initial, snapshots=list(self.snapshots), evaluate=self._objective
         )
         pristine, self.pristine = self.pristine, False  # the backbone itself may be changed, and its frozen stages too
-        self._prefix = (self.phase, None)
+        self._prefix = ((self.phase, self.augment), None)
         self.job.strategy.finish(context)
         after = self._objective()
         if not after >= before:
@@ -210,18 +212,49 @@ class Trainer:
 
     def prefix(self) -> Prefix | None:
         """Return the stored activations that this phase starts from; None: it runs the whole network."""
-        if self._prefix is None or self._prefix[0] != self.phase:
-            self._prefix = (self.phase, self._find_prefix())
+        if self._prefix is None or self._prefix[0] != (self.phase, self.augment):
+            self._prefix = ((self.phase, self.augment), self._find_prefix())
         return self._prefix[1]
+
+    @property
+    def augment(self) -> str:
+        """How rows are augmented at this step: ``none``, ``light``, or ``views`` where more than one pays."""
+        kind = augmentation(self.job.phases, self.per_epoch, self.phase, self.step)
+        return "none" if kind == "views" and self._most_views() == 1 else kind
+
+    def views(self) -> np.ndarray | None:
+        """Return the view ``int64`` [N] of each training row in this epoch; None: the rows are seen as they are."""
+        if self.augment != "views":
+            return None
+        epoch, most = self.step // self.per_epoch, self._most_views()
+        if self._seen is None or self._seen[0] != epoch:
+            rng = np.random.default_rng(stream(self.job.recipe.seed, self.job.stream, "views", epoch))
+            self._seen = (epoch, rng.integers(0, most, len(self.job.train)))
+            self._note(f"each row is seen in {most} fixed views, one drawn for each epoch")
+        return self._seen[1]
+
+    def _most_views(self) -> int:
+        """Return how many views of a row this phase uses: of its values alone, so that no store changes the answer."""
+        phase = self.job.phases[self.phase]
+        epochs, most = phase.epochs - phase.augment_from, self.job.train.views
+        found = affordable_views(self.job.stages, self.selection.prefix or 0, epochs, most)
+        if found == 1:
+            self._note("trained without views: the passes that would read them cost no more than making them")
+        return found
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _find_prefix(self) -> Prefix | None:
         job, frozen = self.job, self.selection.prefix
         if job.prefixes is None or self.own_term is not None or frozen is None or self.phase < 0:
             return None
         phase = job.phases[self.phase]
-        if phase.augment != "none" or job.network.depths is not None:
+        if self.augment == "light" or job.network.depths is not None:
             return None
-        found = job.prefixes.find(job.network.backbone, job.stages, frozen, phase.epochs)
+        views = self._most_views() if self.augment == "views" else 1
+        found = job.prefixes.find(job.network.backbone, job.stages, frozen, phase.epochs, views)
         self.notes += [n for n in job.prefixes.notes if n not in self.notes]
         return found
 
@@ -277,7 +310,7 @@ class Trainer:
                 initial=initial,
                 unlabeled=job.unlabeled,
             )
-            torch.manual_seed(stream(job.recipe.seed, job.recipe.key, "objective"))
+            torch.manual_seed(stream(job.recipe.seed, job.stream, "objective"))
             self.own_term = job.strategy.objective(context)
             if self.own_term is not None:
                 self.own_term.to(device_of(job.network)).train()
@@ -300,7 +333,7 @@ class Trainer:
         epoch, at = divmod(step, self.per_epoch)
         job, sampler = self.job, self.job.phases[self.phase].sampler
         if self._order is None or self._order[0] != (epoch, sampler):
-            order = epoch_order(job.train.targets, sampler, stream(job.recipe.seed, job.recipe.key, "order", epoch))
+            order = epoch_order(job.train.targets, sampler, stream(job.recipe.seed, job.stream, "order", epoch))
             self._order = ((epoch, sampler), list(batches(order, job.training.batch_size)))
         return self._order[1][at]
 
@@ -311,7 +344,7 @@ class Trainer:
             big = job.training.batch_size >= 32 and len(job.train) >= 2000
             batch_statistics = {"auto": big, "batch": True, "frozen": False}[job.training.norm_statistics]
             groups.set_modes(job.network, job.stages, self.selection, batch_statistics=batch_statistics)
-        torch.manual_seed(stream(job.recipe.seed, job.recipe.key, "step", self.step))
+        torch.manual_seed(stream(job.recipe.seed, job.stream, "step", self.step))
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate(self.step, segment, job.training.warmup)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from autotransfer.errors import StoreFullError
 from autotransfer.store import Store
-from autotransfer.train.activations import read_activations, write_activations
+from autotransfer.train.activations import FORM, mixed_views, read_activations, write_activations
 from autotransfer.train.cuts import Cut, check_cuts, run_from
-from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing
+from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing, probe_of
 from autotransfer.train.network import TransferNetwork, call, to_device
 from autotransfer.train.stages import Stages
 
@@ -40,22 +40,37 @@ class Prefix:
 
     stages: Stages
     cut: Cut
-    entries: Mapping[str, Mapping[str, np.ndarray[Any, Any]]]
-    """Arrays of the store, by split."""
+    entries: Mapping[str, Sequence[Mapping[str, np.ndarray[Any, Any]]]]
+    """Arrays of the store, by split, one a view."""
     rows: Mapping[str, Rows]
 
     @contextmanager
-    def suffix(self, backbone: nn.Module, split: str, indices: Sequence[int]) -> Iterator[Callable[[], Any]]:
-        """Give a function that runs the rest of the backbone on these rows of a split."""
-        device = device_of(backbone)
-        activation = to_device(read_activations(self.entries[split], indices), device)
-        inputs = to_device(self._inputs(split, indices), device)
+    def suffix(
+        self, backbone: nn.Module, split: str, indices: Sequence[int], numbers: np.ndarray[Any, Any] | None = None
+    ) -> Iterator[Callable[[], Any]]:
+        """Give a function that runs the rest of the backbone on these rows of a split.
+
+        Args:
+            backbone: whose rest it is.
+            split: ``train`` or ``validation``.
+            indices: of rows.
+            numbers: view of each row of the split; None: all as they are.
+        """
+        device, views = device_of(backbone), self.entries[split]
+        if numbers is None:
+            activation = read_activations(views[0], indices)
+        else:
+            arrays = mixed_views(views, indices, numbers[np.asarray(indices, dtype=np.int64)])
+            activation = read_activations(arrays, range(len(indices)))
+        activation = to_device(activation, device)
+        inputs = to_device(self._inputs(split, indices, numbers), device)
         with run_from(backbone, self.stages, self.cut, activation, len(indices)) as rest:
             yield lambda: call(rest, inputs)
 
-    def _inputs(self, split: str, indices: Sequence[int]) -> Any:
+    def _inputs(self, split: str, indices: Sequence[int], numbers: np.ndarray[Any, Any] | None) -> Any:
         if self.cut.inputs:  # a mask, positions
-            return self.rows[split].batch(indices)
+            rows = self.rows[split]
+            return (rows if numbers is None else rows.view(numbers)).batch(indices)
         shape = self.stages.inputs
         return torch.zeros(1, *shape).expand(len(indices), *shape)
 
@@ -90,7 +105,7 @@ class Prefixes:
     tick: Callable[[], None] = nothing
     notes: list[str] = field(default_factory=list)
 
-    def find(self, backbone: nn.Module, stages: Stages, frozen: int, epochs: float) -> Prefix | None:
+    def find(self, backbone: nn.Module, stages: Stages, frozen: int, epochs: float, views: int = 1) -> Prefix | None:
         """Return the stored activations at the last usable cut within the frozen stages; None: run from the input.
 
         Args:
@@ -98,51 +113,78 @@ class Prefixes:
             stages: its stages.
             frozen: how many of the first stages are not trained.
             epochs: passes that will start there.
+            views: of each training row that are kept; the validation rows have but one.
         """
         last = min(frozen, len(stages) - 1)
         for place in range(last, max(0, last - ATTEMPTS), -1):
-            found = self._at(backbone, stages, place, epochs)
+            found = self._at(backbone, stages, place, epochs, views)
             if found is not None:
                 return found
         return None
 
-    def _at(self, backbone: nn.Module, stages: Stages, place: int, epochs: float) -> Prefix | None:
-        keys = {split: self._key(backbone, stages, place, split) for split in self.rows}
-        entries = {split: self.store.get(key) for split, key in keys.items()}
-        missing = [split for split, found in entries.items() if found is None]
-        if not _pays(stages, place, epochs, written=not missing):
+    def _at(self, backbone: nn.Module, stages: Stages, place: int, epochs: float, views: int) -> Prefix | None:
+        wanted = [(split, number) for split in self.rows for number in range(views if split == "train" else 1)]
+        about = (stages.paths[place - 1], _digest(backbone, stages, place))
+        keys = {(split, number): self._key(about, split, number) for split, number in wanted}
+        entries = {one: self.store.get(key) for one, key in keys.items()}
+        missing = [one for one, found in entries.items() if found is None]
+        # The validation rows are few and have one view: they are written in the pass of the first one.
+        passes = max(1, sum(split == "train" for split, _ in missing)) if missing else 0
+        if not _pays(stages, place, epochs, passes):
             return None
-        (cut,) = check_cuts(backbone, stages, self._probe(), places=(place,))
+        (cut,) = check_cuts(backbone, stages, probe_of(self.rows["train"], backbone), places=(place,))
         if not cut.ok:
             self.notes.append(
                 f"trained without stored activations: the cut after {stages.paths[place - 1]} {cut.reason}"
             )
             return None
         try:
-            for split in missing:
-                write_activations(
-                    self.store, keys[split], backbone, stages, cut, self.rows[split], half=self.half, tick=self.tick
-                )
-                entries[split] = self.store.get(keys[split])
+            for split, number in missing:
+                rows, key = self.rows[split], keys[split, number]
+                rows = rows.view(number) if number else rows
+                write_activations(self.store, key, backbone, stages, cut, rows, half=self.half, tick=self.tick)
+                entries[split, number] = self.store.get(key)
         except StoreFullError as error:
             self.notes.append(f"trained without stored activations: {error}")
             return None
-        held = {split: found for split, found in entries.items() if found is not None}
-        return Prefix(stages, cut, held, self.rows) if len(held) == len(self.rows) else None
+        held: dict[str, list[Mapping[str, np.ndarray[Any, Any]]]] = {split: [] for split in self.rows}
+        for (split, _), found in entries.items():
+            if found is None or not np.array_equal(found[FORM], (*held[split], found)[0][FORM]):
+                return None  # evicted since, or one view is nested otherwise than another
+            held[split].append(found)
+        return Prefix(stages, cut, held, self.rows)
 
-    def _probe(self) -> Any:
-        rows = self.rows["train"]
-        return rows.batch(range(min(2, len(rows))))
+    def _key(self, about: tuple[str, str], split: str, number: int) -> str:
+        own = (FORMAT, torch.__version__, *about, split, self.half)
+        return Store.key("activations", *own, *self.about, *(("view", number) if number else ()))
 
-    def _key(self, backbone: nn.Module, stages: Stages, place: int, split: str) -> str:
-        found = hashlib.sha256()
-        state = backbone.state_dict()
-        for name in sorted(state):
-            if stages.owners.get(name, 0) < place:
-                found.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
-                found.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        own = (FORMAT, torch.__version__, stages.paths[place - 1], found.hexdigest(), split, self.half)
-        return Store.key("activations", *own, *self.about)
+
+def affordable_views(stages: Stages, frozen: int, epochs: float, most: int) -> int:
+    """Return how many views of each row are worth keeping: 1 unless reading them costs less than making them anew.
+
+    A view is worth its place as long as all of them are written, and read in each epoch, for less than it takes to
+    run the frozen stages in each epoch on rows augmented anew. What a store holds already has no part in it.
+
+    Args:
+        stages: of the network.
+        frozen: how many of the first stages are not trained.
+        epochs: passes that read them.
+        most: views that there are.
+    """
+    place = min(frozen, len(stages) - 1)
+    counts = range(most, 1, -1)
+    return next((n for n in counts if place > 0 and _pays(stages, place, epochs, passes=n)), 1)
+
+
+def _digest(backbone: nn.Module, stages: Stages, place: int) -> str:
+    """Return a hash of the tensors before a cut."""
+    found = hashlib.sha256()
+    state = backbone.state_dict()
+    for name in sorted(state):
+        if stages.owners.get(name, 0) < place:
+            found.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
+            found.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _size(stages: Stages, place: int) -> int | None:
@@ -157,10 +199,10 @@ def _tensors(value: Any) -> list[Tensor]:
     return [t for part in value for t in _tensors(part)] if isinstance(value, (tuple, list)) else []
 
 
-def _pays(stages: Stages, place: int, epochs: float, *, written: bool) -> bool:
-    """Return whether reading activations in each epoch, and writing them first, costs less than making them anew."""
+def _pays(stages: Stages, place: int, epochs: float, passes: int) -> bool:
+    """Return whether reading in each epoch, after so many passes that write, costs less than making them anew."""
     size = _size(stages, place)
     if size is None or not stages.macs:
         return False
     prefix, read = stages.macs[place - 1], READ * BYTES * size
-    return epochs * prefix > epochs * read + (0.0 if written else prefix + read)
+    return epochs * prefix > epochs * read + passes * (prefix + read)

@@ -44,6 +44,21 @@ def total_steps(phases: Sequence[Phase], steps: int) -> int:
     return sum(s.stop - s.start for s in segments(phases, steps, 0, None))
 
 
+def augmentation(phases: Sequence[Phase], steps: int, number: int, step: int) -> str:
+    """Return how rows are augmented at a step of the phase of this number: ``none`` before its ``augment_from``.
+
+    Args:
+        phases: the strategy's.
+        steps: optimizer steps in an epoch.
+        number: of the phase; negative: none has begun.
+        step: of the whole training.
+    """
+    if number < 0 or phases[number].augment == "none":
+        return "none"
+    begin = total_steps(phases[:number], steps) + round(phases[number].augment_from * steps)
+    return phases[number].augment if step >= begin else "none"
+
+
 def rate(step: int, segment: Segment, warmup: float) -> float:
     """Return the share of its full learning rate that a step gets.
 

@@ -100,6 +100,7 @@ OPEN_NSFW = BackboneSpec(
 DINOV2_FOCUS = BackboneSpec(
     id="packs/dinov2-small-focus",
     factory="autotransfer_packs.build:dinov2_focus",
+    size_option="size",
     summary="DINOv2 ViT-S/14, self-supervised, then tuned for saliency; strong and dear on a CPU",
     input=_image(_IMAGENET),
     stages=tuple(f"blocks.{i}" for i in range(12)),

@@ -31,12 +31,17 @@ def _card(
     interpolation: str = "bicubic",
     crop: float = 0.875,
     options: dict[str, Scalar] | None = None,
+    fixed: bool = False,
 ) -> BackboneSpec:
-    """Return the card of one of timm's pretrained models, named ``architecture.tag``."""
+    """Return the card of one of timm's pretrained models, named ``architecture.tag``.
+
+    A ``fixed`` one is built for one input size; timm resamples its position tables where another one is asked for.
+    """
     return BackboneSpec(
         id=f"timm/{tagged.partition('.')[0]}",
         factory="autotransfer_timm.build:build",
         options={"name": tagged, **(options or {})},
+        size_option="img_size" if fixed else None,
         summary=summary,
         input=ImageInput(size=size, mean=norm[0], std=norm[1], interpolation=interpolation, crop=crop),
         stages=stages,
@@ -186,6 +191,7 @@ _MODERN = (
         params=21_665_664,
         macs=4_598_498_304,
         bytes=88_202_656,
+        fixed=True,
         norm=_HALF,
         crop=0.9,
         pretrained_on=_TWENTY_ONE_THOUSAND,
@@ -198,6 +204,7 @@ _MODERN = (
         params=85_798_656,
         macs=17_563_060_224,
         bytes=346_270_624,
+        fixed=True,
         norm=_HALF,
         crop=0.9,
         pretrained_on=_TWENTY_ONE_THOUSAND,
@@ -210,6 +217,7 @@ _MODERN = (
         params=21_665_664,
         macs=4_598_498_304,
         bytes=88_202_656,
+        fixed=True,
         crop=0.9,
     ),
     _card(
@@ -220,6 +228,7 @@ _MODERN = (
         params=27_519_354,
         macs=4_489_798_656,
         bytes=113_153_416,
+        fixed=True,
         crop=0.9,
         licence="MIT",
         pretrained_on=_TWENTY_ONE_THOUSAND,
@@ -232,6 +241,7 @@ _MODERN = (
         params=21_628_800,
         macs=6_123_561_984,
         bytes=88_224_768,
+        fixed=True,
         crop=1.0,
         pretrained_on="LVD-142M",
         options={"img_size": 224},

@@ -40,6 +40,7 @@ def find(name: str, options: Mapping[str, Scalar]) -> BackboneSpec | None:
         id=f"timm/{name}",
         factory="autotransfer_timm.build:build",
         options={"name": full, **options},
+        size_option="img_size" if settings.fixed_input_size else None,
         summary=f"{full}, as timm describes it",
         input=ImageInput(
             size=size,

@@ -40,6 +40,13 @@ class Noise:
     def batch(self, indices: Sequence[int], augment: str = "none", rng: Any = None) -> Tensor:
         return self.images[list(indices)]
 
+    @property
+    def views(self) -> int:
+        return 1
+
+    def view(self, numbers: Any) -> Noise:
+        return self
+
 
 def _smallest(spec: BackboneSpec, module: nn.Module) -> tuple[int, Stages]:
     """Return the smallest size that the network takes, with its stages there."""

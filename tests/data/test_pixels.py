@@ -216,3 +216,33 @@ def test_normalising_a_batch_is_normalising_each_image() -> None:
     by_hand = (np.asarray(window(image, SPEC), np.float32) / 255 - np.float32(SPEC.mean)) / np.float32(SPEC.std)
     assert np.array_equal(batch[1].numpy(), by_hand.transpose(2, 0, 1))
     assert torch.equal(prepare_image(image, SPEC), batch[0])
+
+
+def test_a_view_of_a_row_is_always_the_same_and_no_other(folder: Path, tmp_path: Path) -> None:
+    data, bare = kept(folder, tmp_path / "store"), prepare(str(folder), seed=0)
+    rows, other = data.rows(data.train, SPEC), bare.rows(bare.train[::-1].copy(), SPEC)
+    last = len(rows) - 1
+    seen = [rows.view(number).batch([0, 5]) for number in range(rows.views)]
+    assert torch.equal(seen[0], rows.batch([0, 5]))
+    assert torch.equal(seen[1], rows.batch([0, 5]).flip(3))
+    assert len({float(s.sum()) for s in (seen[0], *seen[2:])}) == rows.views - 1
+    for number, view in enumerate(seen):  # other rows beside it, another order, no store: all the same
+        assert torch.equal(view, rows.view(number).batch([0, 5], rng=np.random.default_rng(number)))
+        assert torch.equal(view[1:], other.view(number).batch([last - 5]))
+    assert not torch.equal(seen[2][0], seen[2][1])
+
+
+def test_rows_may_have_a_view_each(folder: Path) -> None:
+    data = prepare(str(folder), seed=0)
+    rows = data.rows(data.train, SPEC)
+    numbers = np.arange(len(rows)) % rows.views
+    mixed = rows.view(numbers).batch([3, 1, 4])
+    assert all(torch.equal(mixed[k], rows.view(n).batch([i])[0]) for k, (i, n) in enumerate([(3, 3), (1, 1), (4, 0)]))
+
+
+def test_what_is_no_image_has_one_view() -> None:
+    from autotransfer.data.rows import PreparedRows, augmentations
+    from autotransfer.spec import TextInput
+
+    rows = PreparedRows(None, [0, 1], TextInput(), torch.zeros(2))  # type: ignore[arg-type]
+    assert (rows.views, augmentations(TextInput())) == (1, ())

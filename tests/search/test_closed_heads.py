@@ -111,7 +111,8 @@ def test_depths_that_are_trained_and_adapted_are_saved_whole(stripes: Any, toyne
     (tmp_path / "deep.py").write_text(DEEP)
     plugins = [toynet, str(tmp_path / "deep.py")]
     model = _fit(stripes, plugins, "deep/tuned")
-    (record,) = model.run.trials
+    record, *finalists = model.run.trials
+    assert all(t.id.startswith("f") for t in finalists)
     assert record.status == "done"
     assert record.epochs == 3
     model.save(tmp_path / "kept")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autotransfer.schema import CutReport, Phase, Profile, SurveyRecord
@@ -74,3 +76,23 @@ def test_what_is_left_to_read_is_priced() -> None:
     assert _costs().remaining("m/a") == 0.0
     assert _costs(status="partial").remaining("m/a") == (100 - 60 + 50) * 100.0
     assert _costs().row("m/unknown") == 0.0
+
+
+def test_rows_augmented_anew_use_no_stored_activations_and_views_are_written_once() -> None:
+    costs, plain = _costs(), [Phase(epochs=10, freeze=2)]
+    light, views = ([replace(plain[0], augment=kind, augment_from=5)] for kind in ("light", "views"))
+    costs.passed("m/a", plain)
+    last = {
+        name: costs.training("m/a", p, 5, None) for name, p in (("plain", plain), ("light", light), ("views", views))
+    }
+    assert costs.training("m/a", light, 0, 5) == costs.training("m/a", plain, 0, 5)
+    assert last["light"] - last["plain"] == pytest.approx(5 * 0.4 * (1 + 0.5) * 100 * 100.0)
+    assert last["views"] - last["plain"] == pytest.approx(3 * 0.4 * 100 * 100.0)
+    full = [Phase(epochs=10, freeze=0)]
+    assert costs.training("m/a", [replace(full[0], augment="light")], 0, None) == costs.training("m/a", full, 0, None)
+
+
+def test_what_was_augmented_throughout_leaves_nothing_in_the_store() -> None:
+    costs = _costs()
+    costs.passed("m/a", [Phase(epochs=5, freeze=2, augment="light")])
+    assert costs.stored["m/a"] == set()

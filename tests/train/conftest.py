@@ -174,11 +174,17 @@ class Shared(nn.Module):
 
 
 class TinyRows:
-    """Rows in memory; ``light`` augmentation adds noise."""
+    """Rows in memory; ``light`` augmentation adds noise, and of each row there are three views."""
+
+    views = 3
 
     def __init__(self, inputs: Tensor, targets: Tensor) -> None:
         self.inputs, self.targets = inputs, targets
         self.asked: list[list[int]] = []
+
+    def view(self, numbers: int | np.ndarray) -> TinyRows:
+        shift = torch.as_tensor(numbers).float().expand(len(self))[:, None, None, None]
+        return TinyRows(self.inputs + shift, self.targets)
 
     def __len__(self) -> int:
         return len(self.inputs)

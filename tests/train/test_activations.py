@@ -11,7 +11,7 @@ from torch import nn
 
 from autotransfer.errors import PluginContractError, StoreFullError
 from autotransfer.store import Store
-from autotransfer.train.activations import read_activations, write_activations
+from autotransfer.train.activations import mixed_views, read_activations, write_activations
 from autotransfer.train.cuts import Cut, check_cuts, run_from
 from autotransfer.train.network import to_device
 
@@ -198,3 +198,13 @@ def test_a_cut_that_failed_its_check_no_rows_and_a_full_store_are_refused(toys, 
         write_activations(store, "key", module, stages, Cut(1, True), toys.rows(0))
     with pytest.raises(StoreFullError):
         write_activations(Store(tmp_path / "small", 100), "key", module, stages, Cut(1, True), toys.rows(4))
+
+
+def test_rows_of_several_views_come_back_in_their_order() -> None:
+    form = np.frombuffer(b"{}", np.uint8)
+    one = {"form": form, "a0": np.arange(8, dtype=np.float16).reshape(4, 2)}
+    two = {"form": form, "a0": 100 + np.arange(8, dtype=np.float32).reshape(4, 2)}
+    mixed = mixed_views([one, two], [3, 0, 2, 3], np.array([1, 0, 1, 0]))
+    assert mixed["a0"].tolist() == [[106, 107], [0, 1], [104, 105], [6, 7]]
+    assert mixed["a0"].dtype == np.float32
+    assert mixed_views([one, two], [1], np.array([1]))["a0"].tolist() == [[102, 103]]

@@ -179,7 +179,7 @@ def test_adapt_changes_the_backbone_before_anything_is_read(toys: Any) -> None:
     job = toys.trainer([Phase(epochs=1)], values={"gain": 2.0}).job
     body, train = toys.made(toys.Conv), toys.rows(6)
     spec = BackboneSpec(id="toy/net", factory="toy:net", stages=toys.Conv.STAGES)
-    network, stages = build_network(body, spec, Louder(), job.recipe, toys.TASK, train, torch.device("cpu"))
+    network, stages = build_network(body, spec, Louder(), job.recipe, toys.TASK, train)
     torch.testing.assert_close(network.backbone.stem.weight, 2 * toys.made(toys.Conv).stem.weight)
     assert stages.paths == toys.Conv.STAGES
 

@@ -140,3 +140,72 @@ def test_nothing_frozen_or_augmented_rows_run_the_whole_network(
     made = _trainer(toys, tmp_path, [phase])
     made.run(until=1)
     assert made.prefix() is None
+
+
+def test_views_from_the_store_give_what_the_whole_network_gives_on_them(toys: SimpleNamespace, tmp_path: Path) -> None:
+    phases = [Phase(epochs=6, lr=1e-3, freeze=1, augment="views")]
+    whole, stored = (_trainer(toys, folder, phases, half=False) for folder in (None, tmp_path))
+    for one in (whole, stored):
+        one.run()
+        assert "each row is seen in 3 fixed views, one drawn for each epoch" in one.notes
+    assert whole.prefix() is None
+    assert stored.prefix() is not None
+    assert [len(v) for v in stored.prefix().entries.values()] == [3, 1]  # evaluation is always of rows as they are
+    for a, b in zip(stored.curve, whole.curve, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, abs=1e-3)
+        assert a.objective == pytest.approx(b.objective, abs=0.09)
+    plain = _trainer(toys, None, [Phase(epochs=6, lr=1e-3, freeze=1)])
+    plain.run()
+    assert abs(plain.curve[0].train_loss - whole.curve[0].train_loss) > 1e-3
+
+
+def test_each_epoch_draws_its_views_from_the_seed(toys: SimpleNamespace, tmp_path: Path) -> None:
+    phases = [Phase(epochs=6, lr=1e-3, freeze=1, augment="views")]
+    one, two, other = (_trainer(toys, None, phases, seed=s) for s in (0, 0, 1))
+    drawn = []
+    for made in (one, two, other):
+        made.run(until=1)
+        first = made.views().copy()
+        made.run(until=2)
+        drawn.append((first, made.views().copy()))
+    assert set(drawn[0][0].tolist()) == {0, 1, 2}
+    assert all((a == b).all() for a, b in zip(drawn[0], drawn[1], strict=True))
+    assert (drawn[0][0] != drawn[0][1]).any()
+    assert (drawn[0][0] != drawn[2][0]).any()
+
+
+def test_the_view_as_it_is_is_shared_with_trainings_without_augmentation(toys: SimpleNamespace, tmp_path: Path) -> None:
+    _trainer(toys, tmp_path, [Phase(epochs=6, lr=1e-3, freeze=1)]).run(until=1)
+    assert len(list(tmp_path.glob("*/arrays.bin"))) == 2
+    _trainer(toys, tmp_path, [Phase(epochs=6, lr=1e-3, freeze=1, augment="views")]).run(until=1)
+    assert len(list(tmp_path.glob("*/arrays.bin"))) == 4
+
+
+@pytest.mark.parametrize(("epochs", "views"), [(1, 1), (2, 1), (3, 2), (4, 3), (9, 3)])
+def test_a_view_is_kept_where_it_is_read_often_enough(toys: SimpleNamespace, epochs: int, views: int) -> None:
+    stages = toys.stages_of(toys.made(toys.Conv))
+    assert prefixes.affordable_views(stages, 1, epochs, 3) == views
+    assert prefixes.affordable_views(stages, 0, epochs, 3) == 1
+
+
+def test_views_that_would_not_pay_are_left_out_and_said(
+    toys: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefixes, "READ", 1e6)
+    made = _trainer(toys, tmp_path, [Phase(epochs=9, lr=1e-3, freeze=1, augment="views")])
+    made.run(until=1)
+    assert made.augment == "none"
+    assert any("trained without views" in n for n in made.notes)
+
+
+def test_augmentation_begins_where_the_phase_says(toys: SimpleNamespace, tmp_path: Path) -> None:
+    made = _trainer(toys, tmp_path, [Phase(epochs=4, lr=1e-3, freeze=1, augment="light", augment_from=2)])
+    plain = _trainer(toys, tmp_path, [Phase(epochs=4, lr=1e-3, freeze=1)])
+    for one in (made, plain):
+        one.run(until=2)
+    assert made.curve == plain.curve
+    assert made.augment == "light"  # of the step to come
+    for one in (made, plain):
+        one.run()
+    assert made.prefix() is None
+    assert made.curve[2].train_loss != plain.curve[2].train_loss

@@ -110,6 +110,11 @@ class Modality(Protocol):
     by_name: bool
     """Its files and columns are known by the names of files; what is not (texts) counts only where nothing else is."""
 
+    augmentations: tuple[str, ...]
+    """What ``stack`` knows to do to training rows beside ``none``; ``views`` among them where there are fixed ones."""
+    views: tuple[str, ...]
+    """Names of the fixed views of a row, the row as it is first; empty: it has no other."""
+
     def owns(self, x: Any) -> bool:
         """Return whether rows in memory (X of ``(X, y)``) are of this modality beyond doubt."""
         ...
@@ -177,6 +182,13 @@ class Modality(Protocol):
         self, items: Sequence[Any], spec: Any, tools: Any, augment: str, rng: np.random.Generator | None
     ) -> Inputs:
         """Return decoded items as one batch of inputs."""
+        ...
+
+    def view(self, items: Sequence[Any], spec: Any, tools: Any, numbers: Sequence[int], rows: Sequence[int]) -> Inputs:
+        """Return decoded items as one batch, each in its fixed view; asked only where there are ``views``.
+
+        The same row (by its number in the dataset) and view are always the same.
+        """
         ...
 
     def keep(self, dataset: Dataset, contents: Array, splits: Sequence[Array], store: Store | None) -> Kept | None:

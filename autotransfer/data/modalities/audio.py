@@ -113,6 +113,8 @@ class AudioModality:
     )
     feature = "Audio"
     by_name = True
+    augmentations: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
 
     def owns(self, x: Any) -> bool:
         """Return whether X is (waveforms, sample rate), or a list of such pairs, of decoded or named audio files."""
@@ -215,6 +217,12 @@ class AudioModality:
         for slot, item in enumerate(items):
             waves.put(arrays, slot, as_clip(item), spec)
         return waves.inputs(arrays)
+
+    def view(
+        self, items: Sequence[Any], spec: AudioInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Return the clips as they are: there are no other views."""
+        return self.stack(items, spec, tools, "none", None)
 
     def keep(self, dataset: Dataset, contents: Array, splits: Sequence[Array], store: Store | None) -> Blocks | None:
         """Return where the windows of one rate and length are kept."""

@@ -13,6 +13,7 @@ from autotransfer.codec import Scalar
 from autotransfer.data.blocks import Blocks
 from autotransfer.data.image import (
     SUFFIXES,
+    VIEWS,
     as_image,
     content_hash,
     file_bytes,
@@ -20,6 +21,7 @@ from autotransfer.data.image import (
     look,
     normalised,
     to_bytes,
+    viewed,
     white_of,
     window,
 )
@@ -101,6 +103,8 @@ class ImageModality:
     names = ("image", "image_path", "img", "picture", "pixels", "path", "file", "filename", "file_name")
     feature = "Image"
     by_name = True
+    augmentations = ("light", "views")
+    views = VIEWS
 
     def owns(self, x: Any) -> bool:
         """Return whether X is an array of pictures, or a list of such, of PIL images or of paths named like images."""
@@ -178,6 +182,13 @@ class ImageModality:
     ) -> Tensor:
         """Return ``float32`` [B, channels, size, size]."""
         return normalised(np.stack([window(as_image(i), spec, augment, rng) for i in items]), spec)
+
+    def view(
+        self, items: Sequence[Any], spec: ImageInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]
+    ) -> Tensor:
+        """Return ``float32`` [B, channels, size, size], each image in its fixed view."""
+        seen = zip(items, numbers, rows, strict=True)
+        return normalised(np.stack([viewed(as_image(i), spec, number, row) for i, number, row in seen]), spec)
 
     def keep(self, dataset: Dataset, contents: Array, splits: Sequence[Array], store: Store | None) -> Blocks | None:
         """Return where pixels of one geometric transform are kept."""

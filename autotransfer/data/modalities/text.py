@@ -109,6 +109,8 @@ class TextModality:
     )
     feature = ""
     by_name = False
+    augmentations = ()
+    views = ()
 
     def owns(self, x: Any) -> bool:
         """Return whether X is a list of strings, or of paths of text files; some may be missing."""
@@ -201,6 +203,12 @@ class TextModality:
             raise DataError("this backbone takes token ids, and its tokenizer was not loaded")
         ids, _ = tokenised(tools, texts)
         return padded(ids, tools.pad)
+
+    def view(
+        self, items: Sequence[Any], spec: TextInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]
+    ) -> Inputs:
+        """Return the texts as they are: they have no other view."""
+        return self.stack(items, spec, tools, "none", None)
 
     def keep(self, dataset: Dataset, contents: Array, splits: Sequence[Array], store: Store | None) -> Tokens:
         """Return where the tokens of all rows are kept, in memory."""

@@ -1,0 +1,52 @@
+"""The finalists: the leader's last rung again, with augmented rows.
+
+Augmentation is decided here alone, where one training is left to decide it on: tried in every trial it would cost
+each of them its stored activations. A rival is a trial whose recipe is the leader's with two values more, ``augment``
+and ``augment_from``. It goes on from the leader's checkpoint before the last rung, which is what training it from its
+own start would give: up to that epoch the two recipes are one, random numbers and all
+(:func:`autotransfer.recipes.stream_key`). So it costs one rung, not a training, and its recipe still tells all. Both
+are compared on the same validation rows after as many passes over the training rows; on a tie the plain one stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autotransfer.recipes import AUGMENT, AUGMENT_FROM
+from autotransfer.schema import Candidate
+from autotransfer.search.board import Trial
+
+GAIN, SPREAD = 0.05, 0.05
+"""Skill that augmented rows are expected to add to a last rung, and its standard deviation over data sets."""
+
+
+def may_have_rivals(trial: Trial) -> bool:
+    """Return whether a trial moves its backbone, counts, and has no augmentation of its own."""
+    own = any(p.augment != "none" for p in trial.phases)
+    return trial.moves and trial.counted and not own and AUGMENT not in trial.candidate.recipe.values
+
+
+def begins_at(trial: Trial) -> int:
+    """Return the epoch at which a trial's last rung begins."""
+    return (trial.rungs[-2] or 0) if len(trial.rungs) > 1 else 0
+
+
+def rival(trial: Trial, kind: str) -> Candidate:
+    """Return the candidate that goes on from a trial's last rung but one with this kind of augmentation."""
+    begin, recipe = begins_at(trial), trial.candidate.recipe
+    values = {**recipe.values, AUGMENT: kind, AUGMENT_FROM: begin}
+    how = "rows augmented anew in each epoch" if kind == "light" else "a few fixed views of each row"
+    reason = f"{trial.id} with {how} ({kind}) from epoch {begin} on"
+    return Candidate(recipe=replace(recipe, values=values), reason=reason)
+
+
+def verdict(plain: Trial, rivals: list[Trial]) -> str:
+    """Return in one sentence what came of the rivals."""
+    told = [f"{t.id} {'failed' if t.objective is None else f'{t.objective:.4f}'}" for t in rivals]
+    assert plain.objective is not None
+    better = any(t.objective is not None and t.objective > plain.objective for t in rivals)
+    end = "it was kept" if better else "the plain one stays"
+    return (
+        f"the last rung of {plain.id} was run again with augmented rows: {', '.join(told)} on the validation rows "
+        f"against {plain.objective:.4f} without; {end}"
+    )
