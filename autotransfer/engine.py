@@ -15,6 +15,7 @@ from autotransfer import pool as pools
 from autotransfer import weights
 from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
+from autotransfer.data.modalities import modality
 from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
 from autotransfer.recipes import INPUT_SIZE, spec_id
 from autotransfer.registry import Registry
@@ -125,6 +126,8 @@ def make_ready(settings: Settings, notify: Notify) -> Ready:
     chosen = pools.choose(registry, prepared.profile.modality, as_names(settings.backbones) or None, settings.offline)
     if not any(s.transfer for s in chosen.specs):
         raise ConfigError(_no_backbone(prepared.profile, [*registry.refusals(), *chosen.refusals]))
+    kind, facts = modality(prepared.profile.modality), prepared.profile.facts
+    chosen.specs = [replace(s, input=kind.adjusted(s.input, facts)) for s in chosen.specs]
     given = settings.domains()
     if INPUT_SIZE in given:
         chosen.specs = pools.at_sizes(chosen.specs, given[INPUT_SIZE])

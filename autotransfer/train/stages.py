@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def _trace(backbone: nn.Module, inputs: Any, record: Sequence[str]) -> tuple[lis
     calls: list[Call] = []
     open_calls: dict[str, list[Call]] = {}
     hooks, clock = [], iter(range(1 << 62))
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
     for path, module in backbone.named_modules():
 
         def enter(_m: nn.Module, _i: Any, path: str = path) -> None:
@@ -158,6 +159,15 @@ def _trace(backbone: nn.Module, inputs: Any, record: Sequence[str]) -> tuple[lis
         for hook in hooks:
             hook.remove()
     return [c for c in calls if c.leave >= 0], whole
+
+
+def _recurrent_flops(inputs: Any, first: Any, second: Any, *_rest: Any, **_named: Any) -> int:
+    """Return the operations of one recurrent layer, from the shapes of its inputs [T, B, C] and its two matrices."""
+    return int(2 * math.prod(inputs[:2]) * (math.prod(first) + math.prod(second)))
+
+
+_RECURRENT = {torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops}
+"""What torch runs recurrent layers by on a CPU, and does not count itself."""
 
 
 def copied(value: Any) -> Any:

@@ -9,7 +9,7 @@ from autotransfer.plugin import AudioInput, BackboneSpec, hookimpl
 def autotransfer_backbones() -> list[BackboneSpec]:
     """Return the cards."""
     own = "starts from its own random weights: nothing of it is pretrained"
-    heard = AudioInput(sample_rate=16_000, window=5.0, front_end="log-mel")
+    heard = AudioInput(sample_rate=16_000, window=10.0, front_end="log-mel")
     return [
         BackboneSpec(
             id="audio/cnn",
@@ -19,6 +19,8 @@ def autotransfer_backbones() -> list[BackboneSpec]:
             input=heard,
             stages=tuple(f"blocks.{i}" for i in range(4)),
             width=512,
+            params=1_173_600,
+            macs=833_833_472,
             licence="Apache-2.0",
             pretrained_on="nothing",
         ),
@@ -30,6 +32,8 @@ def autotransfer_backbones() -> list[BackboneSpec]:
             input=heard,
             stages=tuple(f"layers.{i}" for i in range(2)),
             width=256,
+            params=790_528,
+            macs=213_056_000,
             licence="Apache-2.0",
             pretrained_on="nothing",
         ),

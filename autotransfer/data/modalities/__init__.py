@@ -13,7 +13,7 @@ unreadable rows, tables, folders, datasets and predictions work from this protoc
   the network's ``forward`` takes by name. Rows of different length are padded, and the mapping's ``attention_mask``
   (:data:`autotransfer.protocols.MASK`, [B, T], 1 where there is something) says where: core pools features under it.
   ``tools`` loads, once a process and backbone, what ``stack`` needs beside the row (a tokenizer).
-  ``suited`` fits the fields to the data: a window that is no longer than the longest clip.
+  ``adjusted`` fits the fields to the data: a window that is no longer than the longest clip.
 - ``keep``: decoded rows that are kept for all trials of a process or, in the store, of all runs. None: nothing is.
 - predicting: ``one`` tells one item from many; ``many_of`` takes a list, in which each row may be at fault for itself.
 - the kit: ``samples`` and ``odd`` give made-up decoded items.
@@ -167,7 +167,7 @@ class Modality(Protocol):
         """Return a new, empty tally."""
         ...
 
-    def suited(self, spec: Any, facts: Mapping[str, Scalar]) -> Any:
+    def adjusted(self, spec: Any, facts: Mapping[str, Scalar]) -> Any:
         """Return a backbone's input as it serves data of these facts: it stays so in the run and in its model."""
         ...
 

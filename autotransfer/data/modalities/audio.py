@@ -198,7 +198,7 @@ class AudioModality:
         """Return an empty tally."""
         return Recordings()
 
-    def suited(self, spec: AudioInput, facts: Mapping[str, Scalar]) -> AudioInput:
+    def adjusted(self, spec: AudioInput, facts: Mapping[str, Scalar]) -> AudioInput:
         """Return the input with a window that is no longer than the longest clip: silence costs as much as sound."""
         longest = facts.get("audio.seconds_max")
         if not isinstance(longest, (int, float)):

@@ -170,7 +170,7 @@ class ImageModality:
         """Return an empty tally of sizes."""
         return Sizes()
 
-    def suited(self, spec: ImageInput, facts: Mapping[str, Scalar]) -> ImageInput:
+    def adjusted(self, spec: ImageInput, facts: Mapping[str, Scalar]) -> ImageInput:
         """Return the input as it is."""
         return spec
 

@@ -175,7 +175,7 @@ class TextModality:
         """Return an empty tally."""
         return Words()
 
-    def suited(self, spec: TextInput, facts: Mapping[str, Scalar]) -> TextInput:
+    def adjusted(self, spec: TextInput, facts: Mapping[str, Scalar]) -> TextInput:
         """Return the input as it is."""
         return spec
 
