@@ -81,19 +81,25 @@ class TextInput:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInput:
-    """How a clip becomes a waveform ``[samples]`` and a mask."""
+    """How a clip becomes ``waveform`` ``float32`` [B, S] and ``attention_mask`` ``int64`` [B, S], 1 within the clip.
+
+    S is ``window`` seconds: shorter clips are followed by zeros, longer ones heard in up to five pieces. In a run on
+    shorter clips the window is shorter too.
+    """
 
     sample_rate: int = 16_000
-    """Hertz."""
-    window: float = 5.0
-    """Seconds a network sees at once."""
+    """Hertz; clips are resampled to it, and their channels averaged."""
+    window: float = 10.0
+    """Most seconds that a network hears of a clip."""
     front_end: str = "waveform"
-    """``waveform`` or the name of a spectrogram that the plugin's module makes."""
+    """What the network makes of it first, for the reader: ``waveform``, or the name of a spectrogram."""
+    mask: bool = True
+    """False: the network takes the waveform alone, one tensor, and what follows a clip counts as silence in it."""
     kind: ClassVar[str] = "audio"
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that one decoded window takes in the store, ``float16``."""
+        """Bytes that one window takes in the store, in 16 bits."""
         return int(2 * self.sample_rate * self.window)
 
 

@@ -44,9 +44,11 @@ def put(to: dict[str, Array], slot: int, clip: Clip, spec: AudioInput) -> None:
     to["peaks"][slot], to["lengths"][slot] = peak, len(wave)
 
 
-def inputs(rows: dict[str, Array]) -> dict[str, Tensor]:
-    """Return kept rows as ``waveform`` ``float32`` [B, S] and ``attention_mask`` ``int64`` [B, S]."""
+def inputs(rows: dict[str, Array], spec: AudioInput) -> dict[str, Tensor] | Tensor:
+    """Return kept rows as ``waveform`` ``float32`` [B, S] and its mask ``int64`` [B, S], or the first alone."""
     waveform = rows["waves"].astype(np.float32)
     waveform *= (rows["peaks"] / np.float32(STEPS))[:, None]
+    if not spec.mask:
+        return torch.from_numpy(waveform)
     mask = (np.arange(waveform.shape[1]) < rows["lengths"][:, None]).astype(np.int64)
     return {"waveform": torch.from_numpy(waveform), "attention_mask": torch.from_numpy(mask)}

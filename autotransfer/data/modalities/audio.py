@@ -31,6 +31,8 @@ RATE = 16_000
 """Hertz that arrays without a sample rate are taken to have; it is told."""
 SILENT = 0.999
 """Share of silent stretches from which on a clip is silent."""
+MOST = 0.95
+"""Share of the clips that fit into the window of a run; the others are heard in pieces."""
 SHORTEST = 0.25
 """Seconds that a window is not cut below."""
 CHANNELS = 8
@@ -65,6 +67,7 @@ class Recordings:
             "audio.seconds_median": round(float(np.median(seconds)), 3),
             "audio.seconds_min": round(min(seconds), 3),
             "audio.seconds_max": round(max(seconds), 3),
+            "audio.seconds_most": round(float(np.quantile(seconds, MOST)), 3),
             "audio.hours": round(total / 3600, 3),
             "audio.rates": ", ".join(f"{rate} Hz ({count})" for rate, count in rates.most_common(5)),
             "audio.channels": max(m.channels for m in self.measures),
@@ -199,11 +202,11 @@ class AudioModality:
         return Recordings()
 
     def adjusted(self, spec: AudioInput, facts: Mapping[str, Scalar]) -> AudioInput:
-        """Return the input with a window that is no longer than the longest clip: silence costs as much as sound."""
-        longest = facts.get("audio.seconds_max")
-        if not isinstance(longest, (int, float)):
+        """Return the input with a window that takes most clips whole, and no longer: silence costs as much as sound."""
+        most = facts.get("audio.seconds_most")
+        if not isinstance(most, (int, float)):
             return spec
-        window = max(SHORTEST, float(np.ceil(longest * 20) / 20))
+        window = max(SHORTEST, float(np.ceil(most * 20) / 20))
         return replace(spec, window=window) if window < spec.window else spec
 
     def tools(self, spec: BackboneSpec, registry: Registry, folder: Path | None) -> None:
@@ -211,16 +214,16 @@ class AudioModality:
 
     def stack(
         self, items: Sequence[Any], spec: AudioInput, tools: Any, augment: str, rng: np.random.Generator | None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor] | Tensor:
         """Return ``waveform`` ``float32`` and ``attention_mask`` ``int64``, both [B, S]: a window's samples."""
         arrays = {n: np.zeros(shape, kind) for n, (shape, kind) in waves.shapes(len(items), spec).items()}
         for slot, item in enumerate(items):
             waves.put(arrays, slot, as_clip(item), spec)
-        return waves.inputs(arrays)
+        return waves.inputs(arrays, spec)
 
     def view(
         self, items: Sequence[Any], spec: AudioInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor] | Tensor:
         """Return the clips as they are: there are no other views."""
         return self.stack(items, spec, tools, "none", None)
 
@@ -285,9 +288,9 @@ class Windows:
         """Write one clip."""
         waves.put(to, slot, as_clip(decoded), spec)
 
-    def inputs(self, rows: dict[str, Array], spec: AudioInput) -> dict[str, Tensor]:
+    def inputs(self, rows: dict[str, Array], spec: AudioInput) -> dict[str, Tensor] | Tensor:
         """Return rows of such arrays as inputs."""
-        return waves.inputs(rows)
+        return waves.inputs(rows, spec)
 
 
 MODALITY = AudioModality()
