@@ -48,6 +48,8 @@ class Prepared:
     profile: Profile
     contents: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, "S24"))
     """Content hash by row of the dataset, ``S24``; empty where a row is not used."""
+    groups: np.ndarray[Any, Any] | None = None
+    """Number of each row's group ``int64``, its own where it has none; None: rows have no groups."""
     kept: Kept | None = field(default=None, repr=False, compare=False)
     """Decoded rows that this process keeps; they do not travel."""
 
@@ -59,6 +61,12 @@ class Prepared:
         """Decode every row once a transform from here on, and keep what comes of it, in a store where there is one."""
         splits = (self.train, self.validation, self.test)
         self.kept = modality(self.profile.modality).keep(self.dataset, self.contents, splits, store)
+
+    def train_groups(self) -> Tensor | None:
+        """Return the number of each training row's group, ``int64`` [N]; None where rows have no groups."""
+        import torch
+
+        return None if self.groups is None else torch.from_numpy(self.groups[self.train])
 
     def rows(self, indices: Any, spec: Input, tools: Any = None) -> PreparedRows:
         """Return these rows prepared for a backbone's input.
@@ -197,10 +205,19 @@ def _assembled(
         issues=(*checked.issues, *split.issues, *_notes(dataset)),
         facts={**checked.facts, **(registry.profile_facts(dataset) if registry is not None else {})},
         columns=tuple(getattr(dataset, "columns", ())),
-        fingerprint=_fingerprint(checked, labels, split),
+        fingerprint=_fingerprint(checked, labels, split, getattr(dataset, "groups", None)),
     )
     contents = np.array([checked.hashes.get(i, "") for i in range(len(dataset))], dtype="S24")
-    return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile, contents)
+    groups = _numbered(getattr(dataset, "groups", None))
+    return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile, contents, groups)
+
+
+def _numbered(groups: Sequence[Any] | None) -> np.ndarray[Any, Any] | None:
+    """Return the number of each row's group, ``int64``; a row without one is alone."""
+    if groups is None:
+        return None
+    first: dict[Any, int] = {}
+    return np.asarray([i if g is None else first.setdefault(g, i) for i, g in enumerate(groups)], dtype=np.int64)
 
 
 def _split(dataset: Any, usable: list[int], strata: list[Hashable], sets: Any, checked: Checked, seed: int) -> Split:
@@ -238,10 +255,11 @@ def _notes(dataset: Any) -> tuple[DataIssue, ...]:
     return tuple(DataIssue(what="note", count=0, text=text) for text in getattr(dataset, "notes", ()))
 
 
-def _fingerprint(checked: Checked, labels: Sequence[Any], split: Split) -> str:
+def _fingerprint(checked: Checked, labels: Sequence[Any], split: Split, groups: Sequence[Any] | None) -> str:
     digest = hashlib.sha256()
     for part in (split.train, split.validation, split.test):
         for i in part.tolist():
-            digest.update(f"{checked.hashes[i]} {labels[i]!r}\n".encode())
+            group = "" if groups is None else f" {groups[i]!r}"
+            digest.update(f"{checked.hashes[i]} {labels[i]!r}{group}\n".encode())
         digest.update(b"--\n")
     return digest.hexdigest()[:32]

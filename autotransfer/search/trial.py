@@ -121,7 +121,8 @@ class Worker:
             self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
             go_on(self.context, self.frozen)
             self.frozen.record = replace(self.frozen.record, dtype=self._precision(self.frozen, train, "frozen"))
-        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
+        groups = self.context.prepared.train_groups()
+        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick, groups)
         if job.last and job.seconds >= TRAINING_ASKED:
             record = replace(record, training_dtype=self._precision(self.frozen, train, "training"))
         if job.last:
