@@ -29,10 +29,9 @@ from autotransfer.tasks import make_task
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import arithmetic
-from autotransfer.train.heads import pool_output
 from autotransfer.train.job import Job
 from autotransfer.train.loop import Trainer
-from autotransfer.train.network import build_backbone, call, to_device
+from autotransfer.train.network import build_backbone, pooled_call, to_device
 from autotransfer.train.stages import Stages, find_stages
 
 ROWS = 3
@@ -183,10 +182,10 @@ def _backbone(spec: BackboneSpec, module: nn.Module, rows: _Made) -> Iterator[tu
     if spec.width is not None and spec.width != stages.width:
         yield "error", f"its card says width {spec.width}; the network gives {stages.width} features"
     with torch.no_grad():
-        whole = pool_output(call(module, inputs), spec.output)
-        if not torch.allclose(whole, pool_output(call(module, inputs), spec.output), atol=1e-6):
+        whole = pooled_call(module, inputs, spec.output)
+        if not torch.allclose(whole, pooled_call(module, inputs, spec.output), atol=1e-6):
             yield "error", "it gives another answer the second time (something random runs in eval mode)"
-        alone = pool_output(call(module, rows.inputs(rows.items[:1])), spec.output)  # shorter where rows are padded
+        alone = pooled_call(module, rows.inputs(rows.items[:1]), spec.output)  # shorter where rows are padded
         if not torch.allclose(whole[:1], alone, rtol=TOLERANCE, atol=TOLERANCE * float(whole.abs().max())):
             yield "error", "a row's answer depends on the other rows of its batch"
     if not spec.fitted:
@@ -206,7 +205,7 @@ def _stages(module: nn.Module, stages: Stages, inputs: Any, output: str) -> Iter
         yield "warning", "it has no parameters: nothing of it can be fine-tuned, and only a head is trained"
         return
     module.zero_grad()
-    pool_output(call(module, inputs), output).pow(2).sum().backward()
+    pooled_call(module, inputs, output).pow(2).sum().backward()
     reached = {stages.owners[n] for n, p in module.named_parameters() if p.grad is not None}
     idle = [p for i, p in enumerate(stages.paths) if i not in reached and i in set(stages.owners.values())]
     if idle:
@@ -216,8 +215,8 @@ def _stages(module: nn.Module, stages: Stages, inputs: Any, output: str) -> Iter
 def _odd(spec: BackboneSpec, module: nn.Module, rows: _Made) -> Iterator[tuple[str, str]]:
     for name, item in rows.kind.odd().items():
         with torch.no_grad():
-            one = call(module, rows.inputs([item]))
-        if not pool_output(one, spec.output).isfinite().all():
+            one = pooled_call(module, rows.inputs([item]), spec.output)
+        if not one.isfinite().all():
             yield "error", f"an odd {rows.kind.name} ({name}) gives values that are not finite"
 
 

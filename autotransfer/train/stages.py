@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autotransfer.errors import PluginContractError, suggestion
 from autotransfer.train.autocast import exact
 from autotransfer.train.heads import pool_activation, pool_output
-from autotransfer.train.network import call
+from autotransfer.train.network import call, mask_of
 
 MOST_TRACED = 12
 """Traced networks are given at most this many stages."""
@@ -77,7 +77,7 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
             not finite or not of its kind.
     """
     calls, whole = _trace(backbone, inputs, record=())
-    pooled = pool_output(whole, output)
+    pooled = pool_output(whole, output, mask_of(inputs))
     if not pooled.isfinite().all():
         raise PluginContractError("the backbone gives values that are not finite (NaN or infinity)")
     once = {c.path: c for c in calls if sum(o.path == c.path for o in _same(calls, c.path)) == 1}
@@ -109,18 +109,26 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
 
 @contextmanager
 def stage_outputs(
-    backbone: nn.Module, paths: Sequence[str], take: Callable[[Any], Any] = pool_activation
+    backbone: nn.Module, paths: Sequence[str], take: Callable[[Any], Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Give a mapping that each forward pass fills with what ``take`` makes of the stages' outputs, by path.
 
-    It is taken at once: the next stage may change its input in place.
+    It is taken at once: the next stage may change its input in place. None: outputs are pooled, under the mask that
+    the pass is called with, where it has one.
     """
     seen: dict[str, Any] = {}
-    hooks = []
+    hooks: list[Any] = []
+    mask: list[Tensor | None] = [None]
+
+    def enter(_module: nn.Module, _args: Any, named: dict[str, Any]) -> None:
+        mask[0] = mask_of(named)
+
+    if take is None and paths:
+        hooks.append(backbone.register_forward_pre_hook(enter, with_kwargs=True))
     for path in paths:
 
         def keep(_module: nn.Module, _inputs: Any, result: Any, path: str = path) -> None:
-            seen[path] = take(result)
+            seen[path] = pool_activation(result, mask[0]) if take is None else take(result)
 
         hooks.append(backbone.get_submodule(path).register_forward_hook(keep))
     try:
