@@ -29,6 +29,7 @@ from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.metrics import interval
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of
 from autotransfer.train.network import TransferNetwork, to_device
+from autotransfer.train.ragged import trimmed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -283,7 +284,7 @@ class TransferModel:
         # The recipe's number of threads: with another one the last digits may differ from run to run.
         with arithmetic(self.recipe.threads, self.recipe.dtype, device), torch.no_grad():
             for rows, inputs in items.batches(EVALUATION_BATCH, on_error):
-                parts.append(self._network(to_device(inputs, device)).float().cpu())
+                parts.append(self._network(to_device(trimmed(inputs), device)).float().cpu())
                 numbers += rows
         return Answers(items.names, numbers, torch.cat(parts), dict(items.failed), items.single)
 

@@ -31,11 +31,13 @@ from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import arithmetic
 from autotransfer.train.job import Job
 from autotransfer.train.loop import Trainer
-from autotransfer.train.network import build_backbone, pooled_call, to_device
+from autotransfer.train.network import build_backbone, mask_of, pooled_call, to_device
 from autotransfer.train.stages import Stages, find_stages
 
 ROWS = 3
 TOLERANCE = 1e-4
+PADDED = 1e-5
+"""Share of the largest feature that padding may change one by."""
 PROFILE = Profile(
     name="kit",
     modality="image",
@@ -188,9 +190,26 @@ def _backbone(spec: BackboneSpec, module: nn.Module, rows: _Made) -> Iterator[tu
         alone = pooled_call(module, rows.inputs(rows.items[:1]), spec.output)  # shorter where rows are padded
         if not torch.allclose(whole[:1], alone, rtol=TOLERANCE, atol=TOLERANCE * float(whole.abs().max())):
             yield "error", "a row's answer depends on the other rows of its batch"
+        yield from _padding(spec, module, inputs, whole)
     if not spec.fitted:
         yield from _stages(module, stages, inputs, spec.output)
     yield from _odd(spec, module, rows)
+
+
+def _padding(spec: BackboneSpec, module: nn.Module, inputs: Any, whole: Tensor) -> Iterator[tuple[str, str]]:
+    """Cut the padding of the shortest row off: what follows a row's end must not count in its answer."""
+    mask = mask_of(inputs)
+    if mask is None:
+        return
+    counts = mask.long().sum(1)
+    row = int(counts.argmin())
+    own = {n: v[row : row + 1, : counts[row]] if v.shape[:2] == mask.shape else v for n, v in inputs.items()}
+    if spec.fitted or counts[row] == mask.shape[1]:
+        return
+    alone = pooled_call(module, own, spec.output)
+    gap = float((whole[row] - alone[0]).abs().max())
+    if not gap <= PADDED * float(whole.abs().max()):
+        yield "error", f"what follows a row's end counts in its answer ({gap:.2g}); use attention_mask in every layer"
 
 
 def _stages(module: nn.Module, stages: Stages, inputs: Any, output: str) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,8 @@ class Transform(Protocol):
     """What is made of a decoded row before it is kept: the same for all backbones whose inputs say so."""
 
     name: str
+    lengths: str
+    """Name of the array of lengths, where rows differ in length; empty: they do not."""
 
     def key(self, spec: Any) -> tuple[Any, ...]:
         """Return all that the result depends on, beside the row."""
@@ -66,6 +68,7 @@ class Blocks:
     def __init__(
         self, dataset: Dataset, contents: Array, splits: Sequence[Array], store: Store, transform: Transform
     ) -> None:
+        self.tight = False
         self.dataset = dataset
         self.contents = contents
         self.store = store
@@ -81,8 +84,10 @@ class Blocks:
         self._made: set[str] = set()
         self._refused: set[str] = set()
 
-    def lengths(self, rows: Array, spec: Any, tools: Any) -> None:
-        """Return None: all rows have one size."""
+    def lengths(self, rows: Array, spec: Any, tools: Any) -> Array | None:
+        """Return how long these rows are, ``int64`` [N]; None where all have one size, or they are not kept."""
+        found = self._gathered(rows, spec, (self.transform.lengths,)) if self.transform.lengths else None
+        return None if found is None else found[self.transform.lengths]
 
     def batch(self, rows: Array, spec: Any, tools: Any = None) -> Inputs | None:
         """Return the inputs of these rows, in this order; None where they are not kept.
@@ -92,9 +97,14 @@ class Blocks:
             spec: the backbone's input.
             tools: nothing.
         """
+        found = self._gathered(rows, spec)
+        return None if found is None else self.transform.inputs(found, spec)
+
+    def _gathered(self, rows: Array, spec: Any, names: Sequence[str] = ()) -> dict[str, Array] | None:
+        """Return the arrays of these rows, or those of these names; None where they are not kept."""
         if self.off or not len(rows) or not self._fits(spec) or (self.block[rows] < 0).any():
             return None
-        shapes = self.transform.shapes(len(rows), spec)
+        shapes = {n: v for n, v in self.transform.shapes(len(rows), spec).items() if not names or n in names}
         made: dict[str, Array] = {n: np.empty(shape, dtype=kind) for n, (shape, kind) in shapes.items()}
         for number in np.unique(self.block[rows]):
             kept = self._block(int(number), spec)
@@ -103,7 +113,7 @@ class Blocks:
             here = self.block[rows] == number
             for name, values in made.items():
                 values[here] = kept[name][self.slot[rows[here]]]
-        return self.transform.inputs(made, spec)
+        return made
 
     def _fits(self, spec: Any) -> bool:
         count = sum(len(rows) for rows in self.blocks)

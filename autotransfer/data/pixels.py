@@ -26,6 +26,7 @@ class Pixels:
     """
 
     name = "pixels"
+    lengths = ""
 
     def key(self, spec: ImageInput) -> tuple[Any, ...]:
         """Return the geometric transform."""

@@ -66,9 +66,15 @@ class PreparedRows:
                 return kept
         return stack([self.dataset.load(int(r)) for r in rows], self.spec, augment, rng, self.tools)
 
-    def lengths(self) -> np.ndarray[Any, Any] | None:
-        """Return how long each row's input is, ``int64`` [N]; None where all are alike, or it is not known."""
-        return None if self.kept is None else self.kept.lengths(self.indices, self.spec, self.tools)
+    def lengths(self, indices: Sequence[int] | None = None) -> np.ndarray[Any, Any] | None:
+        """Return how long the input of each row, or of these, is ``int64`` [N]; None: all are alike, or unknown.
+
+        Without indices also None where every batch has the same length, whatever its rows.
+        """
+        if self.kept is None or (indices is None and not self.kept.tight):
+            return None
+        chosen = self.indices if indices is None else self.indices[np.asarray(indices, dtype=np.int64)]
+        return self.kept.lengths(chosen, self.spec, self.tools)
 
     @property
     def views(self) -> int:

@@ -52,6 +52,8 @@ def padded(rows: Sequence[Array], pad: int) -> dict[str, Tensor]:
 class Tokens:
     """Token ids of a dataset's rows, made by blocks when they are first asked for."""
 
+    tight = True
+
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self._rows: dict[str, dict[int, Array]] = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autotransfer.errors import PluginContractError
 from autotransfer.train.autocast import mixed
 from autotransfer.train.network import TransferNetwork, pooled_call, to_device
-from autotransfer.train.ragged import in_order, windows
+from autotransfer.train.ragged import in_order, trimmed, windows
 from autotransfer.train.stages import Stages, pooled_stages, stage_outputs
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def predict(
         found = []
         for numbers in window:
             tick()
-            found.append(network(to_device(rows.batch(numbers), device)).float().cpu())
+            found.append(network(to_device(trimmed(rows.batch(numbers)), device)).float().cpu())
         parts.append(in_order(window, found))
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
@@ -88,7 +88,7 @@ def features(
             found = []
             for numbers in window:
                 tick()
-                final = pooled_call(backbone, to_device(rows.batch(numbers), device), output)
+                final = pooled_call(backbone, to_device(trimmed(rows.batch(numbers)), device), output)
                 _expect(final, stages.width)
                 pools = pooled_stages(seen, stages, final) if stages.paths else [final]
                 found.append([p.float().cpu() for p in pools])

@@ -1,26 +1,48 @@
-"""Rows of different length: taken together with their like where the order is free, and stored without padding."""
+"""Rows of different length: taken together with their like where the order is free, cut, and stored without padding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from autotransfer.protocols import MASK
+
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows
 
 WINDOW = 4
 """Batches whose rows are sorted by length together: a longer one delays the first results, and the watchdog."""
+STEP = 2560
+"""Places of a mask; sixteen frames of 10 ms at 16 kHz. Shorter inputs, such as tokens, are left as they are."""
 Array = np.ndarray[Any, Any]
 
 
-def lengths_of(rows: Rows) -> Array | None:
-    """Return the length of each row's input ``int64`` [N]; None where all are alike."""
+def lengths_of(rows: Rows, numbers: Sequence[int] | None = None) -> Array | None:
+    """Return the length of each row's input, or of these rows', ``int64`` [N]; None where all are alike.
+
+    Without numbers they are what batches are padded to: None where all batches are of one length.
+    """
     given = getattr(rows, "lengths", None)
-    return given() if given is not None else None
+    return given(numbers) if given is not None else None
+
+
+def trimmed(inputs: Any) -> Any:
+    """Return inputs without the places at the end that are padded in every row.
+
+    For passes whose result does not depend on padding. Waveforms are cut at multiples of :data:`STEP`, so that frames
+    fall as they do in the whole window.
+    """
+    mask = inputs.get(MASK) if isinstance(inputs, Mapping) else None
+    if mask is None or mask.shape[1] <= STEP:
+        return inputs
+    longest = int(mask.long().sum(1).max())
+    width = min(mask.shape[1], -(-max(1, longest) // STEP) * STEP)
+    padded = {n for n, v in inputs.items() if isinstance(v, Tensor) and v.shape[:2] == mask.shape}
+    return {n: v[:, :width] if n in padded else v for n, v in inputs.items()}
 
 
 def windows(rows: Rows, start: int, stop: int, size: int) -> Iterator[list[list[int]]]:
@@ -28,12 +50,13 @@ def windows(rows: Rows, start: int, stop: int, size: int) -> Iterator[list[list[
 
     Where rows differ in length, those of a window are sorted by it before they are cut into batches.
     """
-    lengths = lengths_of(rows)
-    step = size if lengths is None else size * WINDOW
+    alike = start >= stop or lengths_of(rows, [start]) is None
+    step = size if alike else size * WINDOW
     for at in range(start, stop, step):
         numbers = np.arange(at, min(at + step, stop))
+        lengths = None if alike else lengths_of(rows, numbers.tolist())
         if lengths is not None:
-            numbers = numbers[np.argsort(lengths[numbers], kind="stable")]
+            numbers = numbers[np.argsort(lengths, kind="stable")]
         yield [numbers[i : i + size].tolist() for i in range(0, len(numbers), size)]
 
 

@@ -83,6 +83,9 @@ class Tally(Protocol):
 class Kept(Protocol):
     """Decoded rows of one dataset that a process, or its store, keeps."""
 
+    tight: bool
+    """Batches are no longer than their longest row; else all have the same length."""
+
     def batch(self, rows: Array, spec: Input, tools: Any) -> Inputs | None:
         """Return what ``stack`` gives without augmentation for these row numbers, in order; None: decode them."""
         ...

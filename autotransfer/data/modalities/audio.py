@@ -275,6 +275,7 @@ class Windows:
     """Implements :class:`autotransfer.data.blocks.Transform`."""
 
     name = "windows"
+    lengths = "lengths"
 
     def key(self, spec: AudioInput) -> tuple[Any, ...]:
         """Return what a window depends on, beside the clip."""
