@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from autotransfer.codec import Scalar
 from autotransfer.data.dataset import ItemDataset, Lazy
 from autotransfer.data.modalities import Look, Modality, modality
@@ -25,6 +27,8 @@ class Checked:
     """Content hash of each usable row."""
     facts: dict[str, Scalar] = field(default_factory=dict)
     """What its modality measured of the usable rows."""
+    measures: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((0, 0)))
+    """The measurements of each row ``float64`` [rows of the dataset, M]; NaN where it is not usable."""
     issues: list[DataIssue] = field(default_factory=list)
 
 
@@ -58,7 +62,14 @@ def check(dataset: Dataset, labels: Sequence[Any], threads: int = 2) -> Checked:
     if not hashes:
         raise DataError(_nothing(dataset, missing, broken))
     issues += tally.issues(dataset.row_name)
-    return Checked(list(hashes), hashes, tally.facts(), issues)
+    return Checked(list(hashes), hashes, tally.facts(), _spread(tally.numbers(), list(hashes), len(dataset)), issues)
+
+
+def _spread(numbers: np.ndarray[Any, Any], rows: list[int], count: int) -> np.ndarray[Any, Any]:
+    """Return measurements of some rows [n, M] as those of all rows [count, M]."""
+    spread = np.full((count, numbers.shape[1]), np.nan)
+    spread[rows] = numbers
+    return spread
 
 
 def _files(dataset: Dataset) -> bool:

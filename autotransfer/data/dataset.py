@@ -33,6 +33,7 @@ class ItemDataset:
         groups: a value a row; rows of one group stay in one split.
         unreadable: why a row cannot be read, by number, where the reader met it already.
         columns: that the items were taken from, where the source has columns.
+        others: the source's columns that are used for nothing, by name: one of them may be a group.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ItemDataset:
         groups: Sequence[Any] | None = None,
         unreadable: Mapping[int, str] | None = None,
         columns: Sequence[str] = (),
+        others: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.name = name
         self.items = items
@@ -59,6 +61,7 @@ class ItemDataset:
         self.groups = groups
         self.unreadable = dict(unreadable or {})
         self.columns = tuple(columns)
+        self.others = dict(others or {})
 
     @property
     def kind(self) -> Modality:
@@ -211,6 +214,7 @@ def joined(parts: Sequence[ItemDataset], splits: Sequence[str | None]) -> Joined
         targets={n: [v for p in parts for v in p.targets[n]] for n in first.targets},
         modality=first.modality,
         columns=first.columns,
+        others={n: [v for p in parts for v in p.others[n]] for n in first.others if all(n in p.others for p in parts)},
         splits=marks,
         root=first.root,
         notes=list(dict.fromkeys(n for p in parts for n in p.notes)),

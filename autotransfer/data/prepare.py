@@ -16,6 +16,7 @@ from autotransfer.data.modalities import Kept, modality
 from autotransfer.data.readers import read
 from autotransfer.data.rows import PreparedRows
 from autotransfer.data.split import Split, split_rows, united
+from autotransfer.data.suspects import suspects
 from autotransfer.errors import DataError, faults
 from autotransfer.schema import DataIssue, Profile
 from autotransfer.tasks import guess_task, label_sets, make_task
@@ -202,7 +203,7 @@ def _assembled(
         classes=made.classes,
         counts=dict(sorted(counts.items())),
         imbalance=imbalance,
-        issues=(*checked.issues, *split.issues, *_notes(dataset)),
+        issues=(*checked.issues, *split.issues, *_suspects(dataset, labels, checked, split, seed), *_notes(dataset)),
         facts={**checked.facts, **(registry.profile_facts(dataset) if registry is not None else {})},
         columns=tuple(getattr(dataset, "columns", ())),
         fingerprint=_fingerprint(checked, labels, split, getattr(dataset, "groups", None)),
@@ -249,6 +250,14 @@ def _rarest(sets: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Return each row's least frequent label, so that rare labels are spread over the splits."""
     counts = Counter(v for s in sets for v in set(s))
     return [min(s, key=lambda v: (counts[v], str(v))) if s else "" for s in sets]
+
+
+def _suspects(dataset: Any, labels: list[Any], checked: Checked, split: Split, seed: int) -> list[DataIssue]:
+    """Return what to say of columns that look like groups, where no groups were given."""
+    others = getattr(dataset, "others", {}) if getattr(dataset, "groups", None) is None else {}
+    usable = set(checked.usable)
+    there = [label if i in usable else None for i, label in enumerate(labels)]
+    return suspects(others, there, checked.measures, split.train, split.test, seed) if others else []
 
 
 def _notes(dataset: Any) -> tuple[DataIssue, ...]:

@@ -75,6 +75,10 @@ class Tally(Protocol):
         """Return facts of the profile by name, ``<modality>.<fact>``."""
         ...
 
+    def numbers(self) -> Array:
+        """Return the measurements of each row taken, ``float64`` [N, M], in the order in which they were."""
+        ...
+
     def issues(self, name: Callable[[int], str]) -> list[DataIssue]:
         """Return what the user should know of single rows; ``name`` gives a row's name."""
         ...

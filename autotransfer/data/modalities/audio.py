@@ -77,6 +77,11 @@ class Recordings:
             "audio.clipped": len(self.clipped),
         }
 
+    def numbers(self) -> Array:
+        """Return seconds, rate, channels, loudness and silence of each clip, ``float64`` [N, 5]."""
+        rows = [(m.seconds, m.rate, m.channels, m.loudness, m.silence) for m in self.measures]
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 5)
+
     def issues(self, name: Callable[[int], str]) -> list[DataIssue]:
         """Return clips that are silent throughout, and clips with stretches at full scale."""
         told = (

@@ -89,6 +89,10 @@ class Sizes:
             "image.grey": self.planes[1],
         }
 
+    def numbers(self) -> Array:
+        """Return width and height of each image, ``float64`` [N, 2]."""
+        return np.asarray(self.sizes, dtype=np.float64).reshape(-1, 2)
+
     def issues(self, name: Callable[[int], str]) -> list[DataIssue]:
         """Return nothing: an image that can be read is as good as any."""
         return []

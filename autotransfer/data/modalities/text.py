@@ -82,6 +82,10 @@ class Words:
             "text.languages": ", ".join(named),
         }
 
+    def numbers(self) -> Array:
+        """Return characters and words of each text, ``float64`` [N, 2]."""
+        return np.asarray([self.characters, self.lengths], dtype=np.float64).reshape(2, -1).T
+
     def issues(self, name: Callable[[int], str]) -> list[DataIssue]:
         """Return empty and over-long texts, and those whose encoding was guessed."""
         told = (

@@ -58,6 +58,7 @@ def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any]
     if wrong or found is None:
         raise DataError(faults(f"{name} cannot be used (columns: {', '.join(frame.columns)})", wrong))
     values = [frame[c].tolist() for c in found.columns]
+    used = {*found.columns, target, groups if inside else None, *(["split"] if splits else [])}
     items = [found.kind.cell(dict(zip(found.columns, row, strict=True)), root) for row in zip(*values, strict=True)]
     return ItemDataset(
         name,
@@ -69,6 +70,7 @@ def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any]
         root=root,
         notes=[_note(frame, found, target, groups if inside else None, splits), *told],
         groups=held,
+        others={c: frame[c].tolist() for c in frame.columns if c not in used},
     )
 
 
