@@ -104,7 +104,9 @@ def test_train_and_data_do_not_know_each_other() -> None:
 def test_core_names_no_plugin_package() -> None:
     for path in sources("autotransfer"):
         # autotransfer_strategies is a hook's name too; only as a package does it count.
-        found = re.findall(r"\b(autotransfer_(?:timm|packs|baselines)\b|autotransfer_strategies[.:])", path.read_text())
+        found = re.findall(
+            r"\b(autotransfer_(?:timm|transformers|packs|baselines)\b|autotransfer_strategies[.:])", path.read_text()
+        )
         assert not found, path
 
 
