@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import CONFIG_MAPPING
 
 from autotransfer.plugin import BackboneSpec, Scalar, TextInput, WeightsError, WeightSource
 from autotransfer_transformers.text_cards import MAX_LENGTH, TEXT_CARDS, TOKENIZER
@@ -45,7 +45,7 @@ def find(name: str, options: Mapping[str, Scalar], *, offline: bool = False) -> 
     given = options.get("config")
     values = json.loads(str(given)) if given is not None else _config(path if local else _from_hub(name, offline), name)
     kind = str(values.get("model_type", ""))
-    if kind not in CONFIG_MAPPING_NAMES:
+    if kind not in CONFIG_MAPPING:
         raise WeightsError(f"{name} is of the kind {kind!r}, which this version of transformers does not have")
     longest = options.get("max_length", _longest(values))
     pooling = str(options.get("pooling", "last" if kind in DECODERS else "mean"))
@@ -81,11 +81,8 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         raise WeightsError(f"{file} holds no JSON object; wanted a model's configuration")
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         pickled = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        why = (
-            f"; {pickled[0]} is a pickle, which is not read: save it again with safe_serialization=True"
-            if pickled
-            else ""
-        )
+        mend = "is a pickle, which is not read: save it again with safe_serialization=True"
+        why = f"; {pickled[0]} {mend}" if pickled else ""
         raise WeightsError(f"{folder} holds no safetensors{why}")
     return values
 

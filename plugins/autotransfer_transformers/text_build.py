@@ -81,19 +81,6 @@ def _random(made: Any, settings: Any, plain: dict[str, bool]) -> Any:
     return make(settings, **plain)
 
 
-_LEFT_OUT})
-    settings.use_cache = False  # generation alone has use for it
-    made: Any = _T5.get(settings.model_type, AutoModel)
-    plain = _without_pooler(settings)
-    if weights is None:
-        network = (
-            made._from_config(settings, **plain) if made is not AutoModel else AutoModel.from_config(settings, **plain)
-        )
-    else:
-        network = _filled(made, weights, settings, plain)
-    return _encoder(network)
-
-
 _LEFT_OUT = ("auto_map", "torch_dtype", "dtype", "transformers_version", "architectures", "_name_or_path")
 """Fields of a configuration that say how it was saved, or name code."""
 

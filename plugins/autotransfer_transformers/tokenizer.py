@@ -36,7 +36,7 @@ class FolderTokenizer:
         self.key = f"{_digest(folder)} {max_length}"
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Return the ids of each text with its special tokens, cut to ``max_length``, and the lengths before the cut."""
+        """Return the ids of each text with special tokens, cut to ``max_length``, and the lengths before the cut."""
         whole: list[list[int]] = self._tokenizer(list(texts), verbose=False)["input_ids"]
         lengths = [len(ids) for ids in whole]
         long = [i for i, n in enumerate(lengths) if n > self.max_length]
