@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotransfer.plugin import BackboneSpec, ImageInput, Strategy, hookimpl
+from autotransfer.plugin import BackboneSpec, ImageInput, Strategy, TextInput, hookimpl
 from autotransfer_baselines.logistic import Logistic
 
 
@@ -25,6 +25,26 @@ def autotransfer_backbones() -> list[BackboneSpec]:
             factory="autotransfer_baselines.build:Nothing",
             summary="no feature at all: the class frequencies, or the mean",
             input=plain,
+            fitted=True,
+            transfer=False,
+            licence="Apache-2.0",
+        ),
+        BackboneSpec(
+            id="baselines/tfidf",
+            factory="autotransfer_baselines.tfidf:TfIdf",
+            modality="text",
+            summary="tf-idf of words, pairs of words and runs of characters, those that tell most of the targets",
+            input=TextInput(),
+            fitted=True,
+            transfer=False,
+            licence="Apache-2.0",
+        ),
+        BackboneSpec(
+            id="baselines/majority-text",
+            factory="autotransfer_baselines.build:Nothing",
+            modality="text",
+            summary="no feature at all: the class frequencies, or the mean",
+            input=TextInput(),
             fitted=True,
             transfer=False,
             licence="Apache-2.0",
