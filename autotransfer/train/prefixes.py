@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotransfer.errors import StoreFullError
+from autotransfer.errors import PluginContractError, StoreFullError
 from autotransfer.store import Store
 from autotransfer.train.activations import FORM, mixed_views, read_activations, write_activations
 from autotransfer.train.cuts import Cut, check_cuts, run_from
@@ -65,8 +65,10 @@ class Prefix:
             activation = read_activations(arrays, range(len(indices)))
         activation = to_device(activation, device)
         inputs = to_device(self._inputs(split, indices, numbers), device)
-        with run_from(backbone, self.stages, self.cut, activation, len(indices)) as rest:
-            yield lambda: (call(rest, inputs), mask_of(inputs))
+        mask = mask_of(inputs)
+        width = None if mask is None else mask.shape[1]
+        with run_from(backbone, self.stages, self.cut, activation, len(indices), width=width) as rest:
+            yield lambda: (call(rest, inputs), mask)
 
     def _inputs(self, split: str, indices: Sequence[int], numbers: np.ndarray[Any, Any] | None) -> Any:
         if self.cut.inputs:  # a mask, positions
@@ -148,7 +150,7 @@ class Prefixes:
                 rows = rows.view(number) if number else rows
                 write_activations(self.store, key, backbone, stages, cut, rows, half=self.half, tick=self.tick)
                 entries[split, number] = self.store.get(key)
-        except StoreFullError as error:
+        except (StoreFullError, PluginContractError) as error:
             self.notes.append(f"trained without stored activations: {error}")
             return None
         held: dict[str, list[Mapping[str, np.ndarray[Any, Any]]]] = {split: [] for split in self.rows}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotransfer.errors import PluginContractError, suggestion
+from autotransfer.protocols import MASK
 from autotransfer.train.autocast import exact
 from autotransfer.train.heads import pool_activation, pool_output
 from autotransfer.train.network import call, mask_of
@@ -55,6 +56,8 @@ class Stages:
     """Pooled features after each stage, 0 where there are none; the last is ``width``."""
     inputs: tuple[int, ...] = ()
     """Shape of one row of the inputs, where they are one tensor."""
+    width_traced: int = 0
+    """Length of the mask of the inputs that the stages were found with; 0: they have none."""
     activations: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     stem_outputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -102,6 +105,7 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
         width=pooled.shape[1],
         widths=(*(0 if p is None else p.shape[1] for p in pools), pooled.shape[1]),
         inputs=tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else (),
+        width_traced=0 if mask_of(inputs) is None else int(inputs[MASK].shape[1]),
         activations=tuple(kept[p].output for p in paths),
         stem_outputs={p: kept[p].output for p in stem},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -39,32 +40,34 @@ _NEVER = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.
 """What would drop frames or whole layers at random while training: freezing decides what is trained."""
 
 
-def build(weights: Path | None, *, kind: str, **settings: Scalar) -> nn.Module:
+def build(weights: Path | None, *, kind: str = "", config: str = "", **settings: Scalar) -> nn.Module:
     """Return an audio network of transformers: clips [N, S] and their mask -> ``float32`` [N, width].
 
     Args:
         weights: a Hugging Face folder with safetensors; None: random weights.
         kind: ``model_type`` of the configuration.
+        config: the whole configuration as JSON; it then tells its kind.
         settings: of the configuration, where they are not its defaults; a folder brings its own.
 
     Raises:
         WeightsError: the folder does not hold this network.
     """
+    given: dict[str, Any] = {**json.loads(config or "{}"), **settings}
+    kind = kind or str(given["model_type"])
     make_config, make = KINDS[kind]
     if weights is None:
-        config = make_config(**{**_known(make_config, _NEVER), **settings})
-        return _wrapped(kind, config, None)
+        return _wrapped(kind, make_config.from_dict({**given, **_known(make_config, _NEVER)}), None)
     try:
-        config = make_config.from_pretrained(weights, local_files_only=True, **_known(make_config, _NEVER))
+        read = make_config.from_pretrained(weights, local_files_only=True, **_known(make_config, _NEVER))
         found, told = make.from_pretrained(
-            weights, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+            weights, config=read, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{weights} does not hold this network: {' '.join(str(error).split())[:300]}") from error
     lacking = [n for n in told["missing_keys"] if "masked_spec_embed" not in n and "pooler" not in n]
     if lacking or told["mismatched_keys"]:
         raise WeightsError(f"{weights} does not fit the network: it lacks {', '.join(sorted(lacking)[:5])}")
-    return _wrapped(kind, config, found)
+    return _wrapped(kind, read, found)
 
 
 def _known(make_config: Any, settings: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,30 @@ def _whisper(size: str, width: int, layers: int, heads: int, params: int, macs: 
     )
 
 
+KINDS = ("wav2vec2", "hubert", "wavlm", "audio-spectrogram-transformer", "whisper")
+"""``model_type`` of the networks that are built here; of other audio networks nothing is known."""
+
+
+def found(id: str, kind: str, config: str, weights: WeightSource) -> BackboneSpec:
+    """Return the card of a model that is not curated; stages, width and cost are left to be measured.
+
+    Args:
+        id: of the backbone.
+        kind: one of ``KINDS``.
+        config: of the model, as JSON.
+        weights: a folder.
+    """
+    return BackboneSpec(
+        id=id,
+        factory=_BUILD,
+        options={"config": config},
+        modality="audio",
+        summary=f"{kind} network of {weights.name}",
+        input=AudioInput(sample_rate=16_000, window=10.0),
+        weights=weights,
+    )
+
+
 AUDIO_CARDS = (
     _card(
         "wav2vec2-base",

@@ -29,7 +29,9 @@ def told(columns, own=None, measures=NOTHING):
     return [i.rows[0] for i in suspects(columns, own or labels(), measures, TRAIN, TEST)]
 
 
-@pytest.mark.parametrize("name", ["speaker", "Patient_ID", "kit", "source", "user id", "session", "recording_id", "authors"])
+@pytest.mark.parametrize(
+    "name", ["speaker", "Patient_ID", "kit", "source", "user id", "session", "recording_id", "authors"]
+)
 def test_a_name_that_says_so_is_enough(name):
     (issue,) = suspects({name: ids(12)}, labels(), NOTHING, TRAIN, TEST)
     assert issue.what == "group_like_column"
@@ -110,6 +112,6 @@ def test_the_profile_of_a_table_tells_of_them_until_groups_are_said(tmp_path):
     assert [i for i in grouped.profile.issues if i.what == "group_like_column"] == []
     cameras = frame["camera"].to_numpy()
     parts = [set(cameras[part]) for part in (grouped.train, grouped.validation, grouped.test)]
-    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 5
     assert grouped.train_groups() is not None
     assert len(set(grouped.train_groups().tolist())) == len(parts[0])
