@@ -76,7 +76,8 @@ class Dataset(Protocol):
 class Rows(Protocol):
     """Rows prepared for one backbone: what training and the survey see.
 
-    May also have ``lengths() -> int64 [N] | None``: a pass whose order is free then takes rows of like length together.
+    May also have ``lengths() -> int64 [N] | None``: a pass whose order is free then takes rows of like length together;
+    and ``told() -> str``: what the survey notes of the inputs.
     """
 
     targets: Tensor

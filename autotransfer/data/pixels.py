@@ -65,6 +65,10 @@ class Pixels:
     def lengths(self, rows: Array, spec: ImageInput, tools: Any) -> None:
         """Return None: all images have one size."""
 
+    def told(self, spec: ImageInput, tools: Any) -> str:
+        """Return nothing: all images have one size."""
+        return ""
+
     def batch(self, rows: Array, spec: ImageInput, tools: Any = None) -> Tensor | None:
         """Return ``float32`` [B, channels, size, size] of these rows, in this order; None where they are not kept.
 

@@ -70,6 +70,10 @@ class PreparedRows:
         """Return how long each row's input is, ``int64`` [N]; None where all are alike, or it is not known."""
         return None if self.kept is None else self.kept.lengths(self.indices, self.spec, self.tools)
 
+    def told(self) -> str:
+        """Return what to tell of the rows' inputs; empty: nothing."""
+        return "" if self.kept is None else self.kept.told(self.spec, self.tools)
+
     @property
     def views(self) -> int:
         """How many fixed views of each row there are, the row as it is among them."""

@@ -124,6 +124,9 @@ def run_survey(
         # What was fitted on these very rows cannot be judged by leaving one of them out.
         cuts=record.cuts if frozen.spec.fitted else _scored(record.cuts, parts, train.targets[:stop], task, tick),
     )
+    told = getattr(train, "told", None)
+    if told is not None and job.last and told():
+        frozen.record = replace(frozen.record, notes=(*frozen.record.notes, told()))
     scores = [c.score for c in frozen.record.cuts if c.score is not None]
     frozen.record = replace(frozen.record, score=max(scores) if scores else None)
     return frozen.record
