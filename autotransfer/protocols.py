@@ -77,7 +77,7 @@ class Rows(Protocol):
     """Rows prepared for one backbone: what training and the survey see.
 
     May also have ``lengths(indices=None) -> int64 [N] | None``: a pass whose order is free then takes rows of like
-    length together.
+    length together; and ``told() -> str``: what the survey notes of the inputs.
     """
 
     targets: Tensor

@@ -89,6 +89,10 @@ class Blocks:
         found = self._gathered(rows, spec, (self.transform.lengths,)) if self.transform.lengths else None
         return None if found is None else found[self.transform.lengths]
 
+    def told(self, spec: Any, tools: Any) -> str:
+        """Return nothing: what is kept is told of by the profile."""
+        return ""
+
     def batch(self, rows: Array, spec: Any, tools: Any = None) -> Inputs | None:
         """Return the inputs of these rows, in this order; None where they are not kept.
 

@@ -76,6 +76,10 @@ class PreparedRows:
         chosen = self.indices if indices is None else self.indices[np.asarray(indices, dtype=np.int64)]
         return self.kept.lengths(chosen, self.spec, self.tools)
 
+    def told(self) -> str:
+        """Return what to tell of the rows' inputs; empty: nothing."""
+        return "" if self.kept is None else self.kept.told(self.spec, self.tools)
+
     @property
     def views(self) -> int:
         """How many fixed views of each row there are, the row as it is among them."""

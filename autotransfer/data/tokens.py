@@ -71,10 +71,14 @@ class Tokens:
         held = self._made(rows, tools) if tools is not None and spec.tokenizer is not None else None
         return None if held is None else np.asarray([len(held[r]) for r in rows.tolist()], dtype=np.int64)
 
-    def told(self, tools: Tokenizer) -> tuple[Array, int]:
-        """Return the lengths before the cut ``int64`` of all rows tokenised so far, and how many were cut."""
-        full = np.asarray(list(self._full.get(tools.key, {}).values()), dtype=np.int64)
-        return full, int((full > tools.max_length).sum())
+    def told(self, spec: TextInput, tools: Tokenizer | None) -> str:
+        """Return how many tokens texts have, and what share of them is cut."""
+        full = list(self._full.get(tools.key, {}).values()) if tools is not None else []
+        if tools is None or not full:
+            return ""
+        cut = sum(n > tools.max_length for n in full) / len(full)
+        lost = f"{cut:.1%} of {len(full):,} texts are longer than {tools.max_length} tokens and were cut"
+        return f"tokens a text: median {np.median(full):.0f}, most {max(full)}; {lost if cut else 'none was cut'}"
 
     def _made(self, rows: Array, tokenizer: Tokenizer) -> dict[int, Array] | None:
         """Return ids by row number, with at least these rows; None where one of them cannot be read."""

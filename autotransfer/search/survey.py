@@ -130,6 +130,9 @@ def run_survey(
         if frozen.spec.fitted
         else _scored(record.cuts, parts, train.targets[:stop], task, tick, None if groups is None else groups[:stop]),
     )
+    told = getattr(train, "told", None)
+    if told is not None and job.last and told():
+        frozen.record = replace(frozen.record, notes=(*frozen.record.notes, told()))
     scores = [c.score for c in frozen.record.cuts if c.score is not None]
     frozen.record = replace(frozen.record, score=max(scores) if scores else None)
     return frozen.record

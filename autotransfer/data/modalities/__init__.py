@@ -101,6 +101,10 @@ class Kept(Protocol):
         """
         ...
 
+    def told(self, spec: Input, tools: Any) -> str:
+        """Return what to tell of the rows' inputs so far (their lengths, how many were cut); empty: nothing."""
+        ...
+
 
 class Modality(Protocol):
     """All that differs between kinds of data."""
