@@ -292,3 +292,53 @@ def test_group_ids_one_a_row_keep_class_folders_whole(folder: Path) -> None:
     assert sum(map(len, parts)) == 12
     with pytest.raises(DataError, match="one value a row"):
         prepare(str(folder), groups="speaker")
+
+
+def test_windows_are_decoded_once_and_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from autotransfer.data import audio
+    from autotransfer.spec import AudioInput
+    from autotransfer.store import Store
+
+    data, spec = prepare(str(folder)), AudioInput(sample_rate=RATE, window=0.4)
+    plain = data.rows(data.train, spec).batch(range(20))
+    data.keep(Store(tmp_path / "store", 50_000_000))
+    rows = data.rows(data.train, spec)
+    kept = rows.batch(range(20))
+    assert all(torch.equal(kept[n], plain[n]) for n in plain)
+    lengths = rows.lengths(range(20))
+    assert lengths is not None
+    assert lengths.tolist() == plain["attention_mask"].sum(1).tolist()
+    assert rows.lengths() is None  # batches are a window long, whatever their rows
+
+    def never(*_given: Any) -> Any:
+        raise AssertionError("a clip was decoded again")
+
+    monkeypatch.setattr(audio, "heard", never)
+    monkeypatch.setattr("autotransfer.data.waves.heard", never)
+    again = prepare(str(folder))
+    again.keep(Store(tmp_path / "store", 50_000_000))  # another run
+    assert torch.equal(again.rows(again.train, spec).batch([3, 1])["waveform"], plain["waveform"][[3, 1]])
+
+
+def test_the_command_line_profiles_and_answers(model: TransferModel, folder: Path, tmp_path: Path) -> None:
+    frame(folder).to_csv(tmp_path / "sounds.csv", index=False)
+    place = model.save(tmp_path / "kept")
+
+    def run(*arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "autotransfer", *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        return json.loads(done.stdout)
+
+    profile = run("profile", "sounds.csv", "--target", "pitch", "--groups", "mic")
+    assert profile["modality"] == "audio"
+    assert profile["facts"]["audio.channels"] == 1
+    path = str(next((folder / "low").iterdir()))
+    answers = run("predict", str(place), path, "--plugin", SOUNDNET)
+    assert [r["prediction"] for r in answers["predictions"]] == [model.predict(path)]

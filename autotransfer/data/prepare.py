@@ -102,7 +102,7 @@ def prepare(
         source: anything that a reader takes.
         target: name of the target column, where the source has columns.
         task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the values.
-        modality: ``image`` or ``text``; None: what the reader says.
+        modality: ``image``, ``audio`` or ``text``; None: what the reader says.
         metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers.
         validation: source of the validation rows; None: those of ``source``, or drawn from it.
         test: the same for the held-out rows.

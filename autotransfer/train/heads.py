@@ -125,7 +125,7 @@ def pool_activation(activation: Any, mask: Tensor | None = None) -> Tensor | Non
     """Return [N, channels] from what a stage gave, or None where that has no meaning.
 
     Maps may be channels-first or channels-last: the channel axis is the one that is not one of two equal ones. Tokens
-    are averaged under the inputs' mask [N, T].
+    are averaged under the inputs' mask [N, T]; so are maps of masked inputs, which are [N, C, T', F].
     """
     tensor = activation
     while isinstance(tensor, (tuple, list)) and tensor:
@@ -136,6 +136,8 @@ def pool_activation(activation: Any, mask: Tensor | None = None) -> Tensor | Non
         return tensor.clone()  # the next stage may change it in place
     if tensor.dim() == 3:
         return _masked_mean(tensor, mask)
+    if mask is not None:  # a spectrogram's: channels, time, frequency
+        return _masked_mean(_mean(tensor, (3,)).transpose(1, 2), mask)
     last = tensor.shape[1] == tensor.shape[2] != tensor.shape[3]
     return _mean(tensor, (1, 2) if last else (2, 3))
 

@@ -113,7 +113,7 @@ class AudioModality:
     """Implements :class:`autotransfer.data.modalities.Modality`. Items are what :func:`as_clip` takes."""
 
     name = "audio"
-    many = "recordings"
+    many = "clips"
     suffixes = SUFFIXES
     names = (
         *("audio", "audio_path", "clip", "recording", "sound", "wav", "waveform", "speech", "utterance_path"),
@@ -162,7 +162,7 @@ class AudioModality:
         fits = [c for c, values in samples.items() if sum(map(_is_audio, values)) > 0.5 * len(values)]
         fits = [c for c in fits if c.lower() in self.names] or fits
         if len(fits) > 1:
-            raise DataError(f"several columns hold recordings ({', '.join(fits)}); call the right one 'audio'")
+            raise DataError(f"several columns hold clips ({', '.join(fits)}); call the right one 'audio'")
         return fits
 
     def cell(self, values: Mapping[str, Any], root: Path | None) -> Any:
