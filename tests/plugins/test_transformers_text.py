@@ -17,7 +17,7 @@ import torch
 
 import autotransfer
 from autotransfer.codec import from_json, to_json
-from autotransfer.errors import UnknownNameError
+from autotransfer.errors import ModelError, UnknownNameError
 from autotransfer.model import load
 from autotransfer.plugin import BackboneSpec, TextInput, WeightsError, mend_torchvision
 from autotransfer.registry import Registry
@@ -271,5 +271,5 @@ def test_a_fine_tuned_folder_is_saved_with_its_tokenizer(
     assert (tmp_path / "run" / "model" / "assets" / "tokenizer.json").is_file()
     assert np.allclose(again.predict_proba(reviews[0]), model.predict_proba(reviews[0]), atol=1e-6)
     (tmp_path / "run" / "model" / "assets" / "tokenizer.json").write_text("{}")
-    with pytest.raises(autotransfer.AutotransferError, match="another checksum"):
+    with pytest.raises(ModelError, match="another checksum"):
         load(tmp_path / "run")
