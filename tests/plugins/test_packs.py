@@ -17,6 +17,7 @@ import autotransfer_packs
 from autotransfer import weights
 from autotransfer.codec import from_json, to_json
 from autotransfer.plugin import BackboneSpec, PluginError, WeightsError
+from autotransfer.spec import with_size
 from autotransfer_packs import build, dinov2, in_order, nsfw
 from autotransfer_packs.cards import CARDS
 
@@ -311,3 +312,22 @@ def test_a_pack_gives_the_features_that_it_gave(spec):
     with torch.no_grad():
         features = network(picture(spec))[0]
     assert fingerprint(features) == pytest.approx(KNOWN[spec.id], rel=1e-3)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("spec", CARDS, ids=lambda s: s.id)
+def test_a_pack_takes_another_size_and_knows_what_it_knew(spec):
+    missing = weights.available(spec.weights, offline=True)
+    if missing:
+        pytest.skip(f"{spec.id}: {missing}; autotransfer weights fetch {spec.id}")
+    file, images = weights.fetch(spec.weights, offline=True), torch.randn(2, 3, 7, 7, generator=torch.manual_seed(0))
+    seen = []
+    for size in (224, 196):
+        own = with_size(spec, size)
+        network = factory(own)(file, **own.options).eval()
+        with torch.no_grad():
+            seen.append(network(functional.interpolate(images, (size, size), mode="bicubic")))
+    assert seen[0].shape == seen[1].shape == (2, spec.width)
+    # What tells one picture from the other at one size does so at the other.
+    apart = [features[0] - features[1] for features in seen]
+    assert functional.cosine_similarity(apart[0], apart[1], dim=0) > 0.2
