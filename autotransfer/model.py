@@ -258,6 +258,8 @@ class TransferModel:
         assets = assets_of(self.spec, self._assets)
         folder.write(to, note, tensors, bodies, model_card(self.run, self.spec, self.recipe), assets)
         self.path = to
+        if assets:
+            self._assets = to / ASSETS  # what they were copied from may go
         return to
 
     def __repr__(self) -> str:

@@ -27,6 +27,7 @@ from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, RunRecord
 from autotransfer.spec import BackboneSpec, Input, with_code_of, with_size, with_stages
 from autotransfer.train.depths import DepthNetwork
+from autotransfer.train.evaluate import best_device
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.weights import sha256
 
@@ -215,6 +216,8 @@ def restore(where: Path, plugins: Sequence[Any] = ()) -> Restored:
     network = _network(registry, spec, task, note, fitted)
     try:
         network.load_state_dict(tensors)
+        if not spec.fitted:  # as in a fit: a fitted one may hold tensors that no ``to`` moves
+            network.to(best_device())
     except RuntimeError as error:
         raise ModelError(
             f"the weights in {where} do not fit {spec.id} as {plugin_note(registry, spec).title} builds it here; the "

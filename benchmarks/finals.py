@@ -6,16 +6,17 @@
 A training is run to the end of its fifth epoch; from there it goes on to the tenth as it is, with rows augmented anew
 (``light``) and, where stages are frozen, with fixed views of which activations are stored (``views``). Told are the
 validation objective (best of all epochs, as the search compares trials), the score on the rows that are left, and the
-CPU-seconds of the last rung. One JSON line a training goes to stdout, then the means as a table.
+CPU-seconds of the last rung. One JSON line a training goes to the results file; a cell that is there is not run again.
+The means over all lines of the file are printed as a table.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from autotransfer.search.jobs import Context, RungJob, SurveyJob
 from autotransfer.search.policy import RUNGS
 from autotransfer.search.trial import Worker
 from autotransfer.space import Choice
+from autotransfer.spec import sized_id
 
 STRATEGIES = ("core/full", "core/partial")
 
@@ -110,10 +112,10 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for one in lines:
         if one["augment"] != "none":
-            groups.setdefault((str(one["rows"]), one["strategy"], one["augment"]), []).append(one)
+            groups.setdefault((one["data"], str(one["rows"]), one["strategy"], one["augment"]), []).append(one)
     found = [
-        "| training rows | strategy | last rung | pairs | validation | test | CPU |",
-        "|---|---|---|---|---|---|---|",
+        "| data | training rows | strategy | last rung | pairs | validation | test | CPU |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for group, ones in sorted(groups.items()):
         gains = [
@@ -141,15 +143,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--backbones", nargs="+", default=["packs/mobilenetv2", "packs/efficientnet-lite0"])
     parser.add_argument("--size", type=int, default=96)
-    given, registry, lines = parser.parse_args(), Registry.discover(), []
-    for seed in given.seeds:
-        for data in given.data:
-            for rows in given.rows:
-                for backbone in given.backbones:
-                    for line in cell(data, backbone, given.size, rows, seed, registry):
-                        lines.append(line)
-                        print(json.dumps(line), flush=True)
-    print("\n".join(table(lines)), file=sys.stdout)
+    parser.add_argument("--results", type=Path, default=Path("finals.jsonl"))
+    given, registry = parser.parse_args(), Registry.discover()
+    lines = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
+    done = {_place(line)[:4] for line in lines}
+    for seed, data, rows, backbone in itertools.product(given.seeds, given.data, given.rows, given.backbones):
+        if (Path(data).name, sized_id(backbone, given.size), rows, seed) not in done:
+            new = cell(data, backbone, given.size, rows, seed, registry)
+            with given.results.open("a") as file:
+                file.write("".join(f"{json.dumps(line)}\n" for line in new))
+            lines += new
+    print("\n".join(table(lines)))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def test_the_readmes_backbone_and_strategy_pass_the_kit(tmp_path: Path) -> None:
     assert len(blocks[0].splitlines()) <= 24
     assert check_plugin(tmp_path / "mine.py") == []
     held: dict[str, Any] = {}
-    exec(compile(blocks[1], "README", "exec"), held)
+    (tmp_path / "reader.py").write_text(blocks[1])
+    assert check_plugin(tmp_path / "reader.py") == []
+    exec(compile(blocks[2], "README", "exec"), held)
     assert check_strategy(held["ProbeThenTune"]()) == []
 
 

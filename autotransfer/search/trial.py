@@ -41,7 +41,7 @@ from autotransfer.store import Store
 from autotransfer.train import checkpoint, precision
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import make_network
-from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of, nothing, probe_of
+from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, best_device, device_of, nothing, probe_of
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
@@ -75,7 +75,7 @@ class Worker:
         self.name = name
         self.frozen: Frozen | None = None
         self.live: OrderedDict[tuple[str, int], Trainer] = OrderedDict()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self._tools: dict[str, Any] = {}
         if context.prepared.kept is None:
             context.prepared.keep(Store(Path(context.store), context.store_bytes) if context.store else None)

@@ -26,6 +26,11 @@ def nothing() -> None:
     """The tick of callers without a watchdog."""
 
 
+def best_device() -> torch.device:
+    """Return where this process computes: its GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first tensor, the CPU where it has none."""
     tensors = itertools.chain(module.parameters(), module.buffers())  # lazy: this is asked at every step

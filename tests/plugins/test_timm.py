@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import autotransfer_timm
 from autotransfer.codec import from_json, to_json
 from autotransfer.plugin import BackboneSpec, ImageInput, WeightsError
+from autotransfer.spec import with_size
 from autotransfer_timm.cards import CARDS
 
 SMALL = 96
@@ -68,6 +69,7 @@ def test_a_card_has_the_settings_and_weights_that_timm_names(spec):
     own = find(spec.options["name"], {k: v for k, v in spec.options.items() if k != "name"})
     assert own.input == spec.input
     assert own.options == spec.options
+    assert own.size_option == spec.size_option == ("img_size" if spec.id in RESIZED else None)
     assert own.licence == spec.licence
     assert replace(own.weights, bytes=spec.weights.bytes) == spec.weights
     assert spec.params * 4 < spec.weights.bytes < spec.params * 4 * 1.5 + 5e6, "a classifier comes with it"
@@ -76,10 +78,9 @@ def test_a_card_has_the_settings_and_weights_that_timm_names(spec):
 
 @pytest.mark.parametrize("spec", CARDS, ids=lambda s: s.id)
 def test_a_network_can_be_cut_between_the_stages_of_its_card(spec, build, stages_hold):
-    size = RESIZED.get(spec.id)
-    options = {**spec.options, **({"img_size": size} if size else {})}
+    resized = with_size(spec, RESIZED.get(spec.id, SMALL))
     torch.manual_seed(0)
-    stages_hold(spec, build(None, **options), size or SMALL)
+    stages_hold(spec, build(None, **resized.options), resized.input.size)
 
 
 def saved(path, name, head=True, **changes):
