@@ -32,7 +32,8 @@ _SCRIPTS = {
 }
 """Language by the first word of its signs' Unicode names; a script of many languages is called by itself."""
 _WORDS = {
-    "English": "the of and to in is that it was for on with as be this are have not you from by an or but at his they",
+    "English": "the of and to in is that it was for on with as be this are have not you a i by from an or but at his"
+    " they he she we my me do no so if all what who will can one would there their has had when which your more",
     "German": "der die und das ist nicht ein eine zu den mit sich auf für von dem des im ich es auch wie wird sind aus",
     "French": "le la les des et est une un dans que pour qui pas sur plus avec ce il au du je nous vous sont mais",
     "Spanish": "el los las una que en es por con para del se no lo su al como más pero sus esta está son muy y",
