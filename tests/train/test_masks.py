@@ -102,8 +102,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def lengths(self) -> Any:
-        return self.sizes
+    def lengths(self, indices: Any = None) -> Any:
+        return self.sizes if indices is None else self.sizes[np.asarray(indices)]
 
     def view(self, numbers: Any) -> Any:
         return self
