@@ -77,7 +77,7 @@ def fit(
             Face dataset or a torch Dataset.
         target: name of the target column, where the data have columns.
         task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target.
-        modality: ``image``; None: what the data are.
+        modality: ``image``, ``audio`` or ``text``; None: what the data are.
         metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers.
         validation: source of the validation rows; None: those that come with the data, or drawn from them.
         test: source of the held-out rows; None: those that come with the data, or drawn from them.

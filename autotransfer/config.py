@@ -43,7 +43,7 @@ class Settings:
     task: str | None = None
     """``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target."""
     modality: str | None = None
-    """``image``; None: what the data are."""
+    """``image``, ``audio`` or ``text``; None: what the data are."""
     metric: str | None = None
     """What decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers."""
     validation: Any = None

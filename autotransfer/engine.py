@@ -15,6 +15,7 @@ from autotransfer import pool as pools
 from autotransfer import weights
 from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
+from autotransfer.data.modalities import modality
 from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
 from autotransfer.recipes import INPUT_SIZE, spec_id
 from autotransfer.registry import Registry
@@ -119,12 +120,15 @@ def resume(path: str | Path, notify: Notify = silent, **flags: Any) -> TransferM
 def make_ready(settings: Settings, notify: Notify) -> Ready:
     """Read and profile the data, choose the pool and the strategies."""
     registry = Registry.discover(settings.plugins)
+    registry.offline = weights.is_offline(settings.offline)
     strategies = pools.choose_strategies(registry, as_names(settings.strategies) or None)
     prepared = _prepared(settings, registry)
     notify("profile", profile=prepared.profile)
     chosen = pools.choose(registry, prepared.profile.modality, as_names(settings.backbones) or None, settings.offline)
     if not any(s.transfer for s in chosen.specs):
         raise ConfigError(_no_backbone(prepared.profile, [*registry.refusals(), *chosen.refusals]))
+    kind, facts = modality(prepared.profile.modality), prepared.profile.facts
+    chosen.specs = [replace(s, input=kind.adjusted(s.input, facts)) for s in chosen.specs]
     given = settings.domains()
     if INPUT_SIZE in given:
         chosen.specs = pools.at_sizes(chosen.specs, given[INPUT_SIZE])
@@ -322,7 +326,7 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
     notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
     network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
     spec = search.context.specs[spec_id(leader.recipe)]
-    test = evaluated(search.context, spec, network, leader.recipe)
+    test = evaluated(search.context, ready.registry, spec, network, leader.recipe)
     baseline = baseline_evaluation(search, ready.registry, leader, test)
     return TransferModel(
         network=network,
@@ -332,4 +336,5 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
         run=replace(run, test=test, baseline=baseline),
         registry=ready.registry,
         fitted=state,
+        assets=weights.assets_folder(search.context.weights.get(spec.id)),
     )

@@ -62,7 +62,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]
             X: as for ``fit``.
         """
         check_is_fitted(self, "model_")
-        return np.asarray(self.model_.predict(_images(X)))
+        return np.asarray(self.model_.predict(_items(X)))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -71,17 +71,17 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _fit(self, X: Any, y: Any, task: str) -> Self:
-        images, arguments = _images(X), self.get_params(deep=False)
-        if len(images) < 2:
+        items, arguments = _items(X), self.get_params(deep=False)
+        if len(items) < 2:
             raise DataError(
-                f"X has n_samples={len(images)}; wanted several rows to learn from, and some to be judged on"
+                f"X has n_samples={len(items)}; wanted several rows to learn from, and some to be judged on"
             )
-        self.model_ = engine.fit(Settings.of({**arguments, "data": (images, y), "task": task}))
+        self.model_ = engine.fit(Settings.of({**arguments, "data": (items, y), "task": task}))
         return self
 
 
 class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]
-    """Classifier of images: the constructor's arguments are those of :func:`autotransfer.fit`.
+    """Classifier of images or texts: the constructor's arguments are those of :func:`autotransfer.fit`.
 
     A part of the rows given to ``fit`` is kept back for choosing and for the held-out score in
     ``model_.report()``; with ``refit=True`` the rows used for choosing are trained on too.
@@ -97,7 +97,7 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]
         """Search and train.
 
         Args:
-            X: images: an array [N, H, W] or [N, H, W, C], or a list of arrays, PIL images or paths.
+            X: an array of images [N, H, W] or [N, H, W, C], or a list of arrays, PIL images, texts or paths.
             y: one label a row, or a 0-1 matrix [N, labels] of label sets.
 
         Raises:
@@ -123,11 +123,11 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]
             X: as for ``fit``.
         """
         check_is_fitted(self, "model_")
-        return self.model_.predict_proba(_images(X))
+        return self.model_.predict_proba(_items(X))
 
 
 class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]
-    """Regression on images: the constructor's arguments are those of :func:`autotransfer.fit`.
+    """Regression on images or texts: the constructor's arguments are those of :func:`autotransfer.fit`.
 
     Attributes:
         model_: the :class:`autotransfer.TransferModel`.
@@ -137,7 +137,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]
         """Search and train.
 
         Args:
-            X: images: an array [N, H, W] or [N, H, W, C], or a list of arrays, PIL images or paths.
+            X: an array of images [N, H, W] or [N, H, W, C], or a list of arrays, PIL images, texts or paths.
             y: one number a row.
 
         Raises:
@@ -151,22 +151,22 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]
         return self._fit(X, column_or_1d(numbers, warn=True), "regression")
 
 
-def _images(X: Any) -> Any:
-    """Return X as many images; [N, H, W] gets a channel axis, so that it is never taken for one picture.
+def _items(X: Any) -> Any:
+    """Return X as many items; images [N, H, W] get a channel axis, so that they are never taken for one picture.
 
     Raises:
-        DataError: X is no array or list of images.
+        DataError: X is no array of images, and no list.
     """
     if isinstance(X, (str, Path, bytes)) or not hasattr(X, "__iter__"):
-        raise DataError(f"X is {X!r:.60}; wanted an array of images, or a list of arrays, PIL images or paths")
-    if isinstance(X, np.ndarray) and X.dtype != object:
+        raise DataError(f"X is {X!r:.60}; wanted an array of images, or a list of arrays, PIL images, texts or paths")
+    if isinstance(X, np.ndarray) and X.dtype.kind in "biufc":
         if X.ndim not in (3, 4):
             raise DataError(
                 f"X has shape {list(X.shape)}; wanted images [N, H, W] or [N, H, W, C]. "
-                "Reshape your data: autotransfer adapts networks for images, and tables have none"
+                "Reshape your data: autotransfer adapts networks for images, texts and sounds, and tables have none"
             )
         return X[..., None] if X.ndim == 3 else X
-    return list(X)
+    return X.tolist() if hasattr(X, "tolist") else list(X)
 
 
 __all__ = ["TransferClassifier", "TransferRegressor"]

@@ -40,7 +40,7 @@ def winning_network(
         if refit and not spec.fitted:
             prepared = context.prepared
             both = np.concatenate([prepared.train, prepared.validation])
-            trainer = worker.trainer(recipe, None, rows=(prepared.rows(both, spec.input), None))
+            trainer = worker.trainer(recipe, None, rows=(worker.prepared(both, spec), None))
             trainer.run(round(record.best_epoch) or None)
             trainer.finish()
             return trainer.job.network.eval(), state
@@ -55,10 +55,11 @@ def winning_network(
         return network.eval(), state
 
 
-def evaluated(context: Context, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe) -> Evaluation:
+def evaluated(
+    context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
+) -> Evaluation:
     """Return the scores of a network on the held-out rows, with a 95 % interval of the deciding metric."""
-    prepared, task = context.prepared, context.prepared.task
-    rows = prepared.rows(prepared.test, spec.input)
+    task, rows = context.prepared.task, Worker(context, registry).rows(spec, "test")
     with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
         outputs = predict(network, rows)
     scores = task.scores(outputs, rows.targets)
@@ -88,4 +89,4 @@ def baseline_evaluation(
     if best.id == leader.id:
         return of_leader
     network, _ = winning_network(search.context, registry, best)
-    return evaluated(search.context, search.context.specs[spec_id(best.recipe)], network, best.recipe)
+    return evaluated(search.context, registry, search.context.specs[spec_id(best.recipe)], network, best.recipe)

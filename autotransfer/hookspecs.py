@@ -24,8 +24,12 @@ def autotransfer_backbones() -> Iterable[BackboneSpec]:
 
 
 @hookspec(firstresult=True)
-def autotransfer_find_backbone(id: str, options: Mapping[str, Scalar]) -> BackboneSpec | None:
-    """Return the spec of an id in this plugin's namespace that is not in its curated list, or None."""
+def autotransfer_find_backbone(id: str, options: Mapping[str, Scalar], offline: bool) -> BackboneSpec | None:
+    """Return the spec of an id in this plugin's namespace that is not in its curated list, or None.
+
+    ``options`` are the caller's, or those of the card that a saved model was made with: with them the spec must come
+    about without the files that it was first found by. Where ``offline`` is true, no network may be touched.
+    """
 
 
 @hookspec

@@ -15,8 +15,10 @@ from torch.nn.utils import parametrize
 from autotransfer import model_folder as folder
 from autotransfer import tasks
 from autotransfer.data.items import Items, as_items
+from autotransfer.data.modalities import open_tools
 from autotransfer.data.readers import read as read_source
 from autotransfer.errors import DataError, ModelError
+from autotransfer.model_assets import ASSETS, assets_of
 from autotransfer.protocols import FittedState, Task
 from autotransfer.registry import Registry
 from autotransfer.report.card import model_card
@@ -27,6 +29,7 @@ from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.metrics import interval
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of
 from autotransfer.train.network import TransferNetwork, to_device
+from autotransfer.train.ragged import trimmed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +73,7 @@ class TransferModel:
         run: RunRecord,
         registry: Registry,
         fitted: FittedState | None = None,
+        assets: Path | None = None,
     ) -> None:
         """Take a trained network over; its adapters are merged into plain weights.
 
@@ -81,6 +85,7 @@ class TransferModel:
             run: what the run can tell.
             registry: the plugins of the run.
             fitted: state of a fitted backbone.
+            assets: folder of the files that the card names as assets.
 
         Raises:
             ModelError: a fitted backbone comes without its state.
@@ -91,6 +96,8 @@ class TransferModel:
         self._network = network.eval()
         self._registry = registry
         self._fitted = fitted
+        self._assets = assets
+        self._tools: Any = None
         self.task = task
         self.spec = spec
         self.recipe = recipe
@@ -116,7 +123,8 @@ class TransferModel:
         """Return predictions in the user's own values: an array [N] in the order of ``x``, one value for one item.
 
         Args:
-            x: a path, a folder, a table, an array of one image or many, a PIL image, or a list of such.
+            x: one item (a path, a PIL image, an array, a text), a list or an array of such, a folder, or a table.
+                A string is a path where one is meant; to be sure that it is a text, give it in a list.
 
         Raises:
             DataError: rows cannot be read; all of a batch are named.
@@ -164,7 +172,9 @@ class TransferModel:
         Raises:
             DataError: rows that cannot be read, all of a batch by name.
         """
-        return self._answers(as_items(x, self.modality, self.spec.input, self._registry), on_error)
+        columns = self.run.profile.columns
+        items = as_items(x, self.modality, self.spec.input, self._registry, tools=self._opened(), columns=columns)
+        return self._answers(items, on_error)
 
     def score(self, held_out: Any, target: str | None = None) -> dict[str, float]:
         """Return every metric of the task on labelled rows.
@@ -235,6 +245,7 @@ class TransferModel:
             recipe=self.recipe,
             head=folder.head_shape(self._network, self.spec, self.task),
             plugin=folder.plugin_note(self._registry, self.spec),
+            options=dict(self.spec.options),
         )
         tensors = folder.with_fitted(self._network.state_dict(), self._fitted)
         bodies: dict[str, Any] = {
@@ -244,8 +255,11 @@ class TransferModel:
         }
         if self._fitted is not None:
             bodies[folder.FITTED] = dict(self._fitted.values)
-        folder.write(to, note, tensors, bodies, model_card(self.run, self.spec, self.recipe))
+        assets = assets_of(self.spec, self._assets)
+        folder.write(to, note, tensors, bodies, model_card(self.run, self.spec, self.recipe), assets)
         self.path = to
+        if assets:
+            self._assets = to / ASSETS  # what they were copied from may go
         return to
 
     def __repr__(self) -> str:
@@ -253,10 +267,16 @@ class TransferModel:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the plugins' modules, so that the model can be sent to another process."""
-        return {**vars(self), "_registry": self._registry.manifest()}
+        return {**vars(self), "_registry": self._registry.manifest(), "_tools": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({**state, "_registry": Registry.from_manifest(state["_registry"])})
+
+    def _opened(self) -> Any:
+        """Return what makes rows into inputs beside the card's fields: a tokenizer, loaded once."""
+        if self._tools is None:
+            self._tools = open_tools(self.spec, self._registry, self._assets)
+        return self._tools
 
     def _answers(self, items: Items, on_error: str) -> Answers:
         self._network.eval()
@@ -266,14 +286,15 @@ class TransferModel:
         # The recipe's number of threads: with another one the last digits may differ from run to run.
         with arithmetic(self.recipe.threads, self.recipe.dtype, device), torch.no_grad():
             for rows, inputs in items.batches(EVALUATION_BATCH, on_error):
-                parts.append(self._network(to_device(inputs, device)).float().cpu())
+                parts.append(self._network(to_device(trimmed(inputs), device)).float().cpu())
                 numbers += rows
         return Answers(items.names, numbers, torch.cat(parts), dict(items.failed), items.single)
 
     def _labelled(self, held_out: Any, target: str | None, on_error: str) -> tuple[Tensor, Tensor, dict[str, str]]:
         """Return outputs, encoded targets, and why rows were left out, by name."""
+        columns = self.run.profile.columns
         column = target or (self.run.profile.targets[0] if _has_columns(held_out) else None)
-        data: Any = read_source(held_out, self._registry, target=column, modality=self.modality)
+        data: Any = read_source(held_out, self._registry, target=column, modality=self.modality, columns=columns)
         if len(data.targets) != 1:
             raise DataError(f"{data.name} has several targets ({', '.join(data.targets)}); name one with target=")
         labels = [tasks.plain(v) for v in next(iter(data.targets.values()))]
@@ -284,7 +305,7 @@ class TransferModel:
         if empty and on_error == "raise":
             raise DataError(f"{len(empty)} of {len(wanted)} rows have no label; a score needs all of them")
         chosen = [i for i in wanted if labels[i] is not None]
-        answers = self._answers(Items(_Part(data, chosen), self.spec.input), on_error)
+        answers = self._answers(Items(_Part(data, chosen), self.spec.input, tools=self._opened()), on_error)
         if not answers.rows:
             raise DataError(f"{data.name} has no row that has a label and can be read")
         left_out = {answers.names[i]: text for i, text in answers.failed.items()}
@@ -332,6 +353,7 @@ def load(path: str | Path, plugins: Sequence[Any] = ()) -> TransferModel:
         run=kept.run,
         registry=kept.registry,
         fitted=kept.fitted,
+        assets=where / ASSETS,
     )
     model.path = where
     return model

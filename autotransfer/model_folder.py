@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autotransfer import tasks
-from autotransfer.codec import digest, from_json, to_json
+from autotransfer.codec import Scalar, digest, from_json, to_json
 from autotransfer.errors import ModelError, UnknownNameError
+from autotransfer.model_assets import copy_assets, is_asset
 from autotransfer.protocols import FittedModule, FittedState, Task
 from autotransfer.recipes import input_size
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, RunRecord
-from autotransfer.spec import BackboneSpec, Input, with_size, with_stages
+from autotransfer.spec import BackboneSpec, Input, with_code_of, with_size, with_stages
 from autotransfer.train.depths import DepthNetwork
 from autotransfer.train.evaluate import best_device
 from autotransfer.train.network import TransferNetwork, build_backbone
@@ -32,9 +33,9 @@ from autotransfer.weights import sha256
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-FORMAT = 2
-READS = (1, 2)
-"""Formats that are read: in the first one no head sees more than the backbone's output."""
+FORMAT = 3
+READS = (1, 2, 3)
+"""Formats that are read: in the first one no head sees more than the backbone's output; the third has assets."""
 WEIGHTS, RECIPE, LABELS = "weights.safetensors", "recipe.json", "labels.json"
 PREPROCESSING, HISTORY, FITTED, CARD = "preprocessing.json", "history.json", "fitted.json", "README.md"
 CHECKED = (WEIGHTS, LABELS, PREPROCESSING, HISTORY, FITTED)
@@ -93,6 +94,8 @@ class ModelNote:
     recipe: Recipe
     head: HeadShape
     plugin: PluginNote
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+    """Of the backbone's card: what is not curated is found again by its id and these, without its files."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the other files."""
     checksum: str = ""
@@ -113,7 +116,14 @@ class Read:
     """JSON files by name."""
 
 
-def write(path: Path, note: ModelNote, tensors: Mapping[str, Tensor], bodies: Mapping[str, Any], card: str) -> None:
+def write(
+    path: Path,
+    note: ModelNote,
+    tensors: Mapping[str, Tensor],
+    bodies: Mapping[str, Any],
+    card: str,
+    assets: Mapping[str, Path] | None = None,
+) -> None:
     """Write a model folder; an older model folder there is replaced.
 
     Args:
@@ -122,6 +132,7 @@ def write(path: Path, note: ModelNote, tensors: Mapping[str, Tensor], bodies: Ma
         tensors: by name.
         bodies: JSON files by name.
         card: text of README.md.
+        assets: files to copy, by name.
 
     Raises:
         ModelError: something else than a model folder is at ``path``.
@@ -137,7 +148,8 @@ def write(path: Path, note: ModelNote, tensors: Mapping[str, Tensor], bodies: Ma
         for name, body in bodies.items():
             _dump(temporary / name, body)
         (temporary / CARD).write_text(card, encoding="utf-8")
-        sums = {n: sha256(temporary / n) for n in (WEIGHTS, *bodies)}
+        copied = copy_assets(assets or {}, temporary)
+        sums = {n: sha256(temporary / n) for n in (WEIGHTS, *bodies, *copied)}
         _dump(temporary / RECIPE, replace(note, files=sums).signed())
         if path.exists():
             os.replace(path, old)
@@ -225,7 +237,7 @@ def read(path: Path) -> Read:
     missing += [n for n in note.files if not (path / n).is_file()]
     if missing:
         raise ModelError(f"the model folder {path} lacks {', '.join(missing)}; copy the folder again as a whole")
-    unknown = [n for n in note.files if n not in CHECKED]
+    unknown = [n for n in note.files if n not in CHECKED and not is_asset(n)]
     if unknown:
         raise ModelError(f"{path / RECIPE} names files that no model has: {', '.join(unknown)}; it was altered")
     altered = [n for n, wanted in note.files.items() if sha256(path / n) != wanted]
@@ -238,7 +250,7 @@ def read(path: Path) -> Read:
         tensors = load_file(path / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path / WEIGHTS} cannot be read: {error}") from error
-    bodies = {n: _load(path / n) for n in note.files if n != WEIGHTS}
+    bodies = {n: _load(path / n) for n in note.files if n != WEIGHTS and not is_asset(n)}
     odd = [n for n, body in bodies.items() if not isinstance(body, dict)]
     if odd:
         raise ModelError(f"{', '.join(odd)} in {path} hold no JSON object; they were altered")
@@ -306,7 +318,7 @@ class _Preprocessing:
 
 def _spec(registry: Registry, note: ModelNote, prepared: Input) -> BackboneSpec:
     try:
-        found = with_size(registry.backbone(note.backbone), input_size(note.recipe))
+        found = with_size(registry.backbone(note.backbone, note.options), input_size(note.recipe))
     except UnknownNameError as error:
         raise UnknownNameError(
             f"the model needs the backbone {note.backbone!r} from {note.plugin.title}, which is not here; install it, "
@@ -320,7 +332,9 @@ def _spec(registry: Registry, note: ModelNote, prepared: Input) -> BackboneSpec:
             f"{found.id} gives {found.output} of width {found.width} here; the model was saved with "
             f"{note.head.output} of width {note.head.width}, made by {note.plugin.title}"
         )
-    return replace(with_stages(found, note.recipe.stages), input=prepared)
+    if prepared.kind != found.modality:
+        raise ModelError(f"{found.id} is for {found.modality} here; the model's rows were {prepared.kind}")
+    return replace(with_stages(found, note.recipe.stages), input=with_code_of(found.input, prepared))
 
 
 def _state(content: Read) -> tuple[FittedState | None, dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from autotransfer.codec import Scalar
 from autotransfer.errors import AutotransferError, DataError, PluginError, TrialFailedError, WeightsError
+from autotransfer.home import cache_folder
 from autotransfer.hookspecs import hookimpl
 from autotransfer.mend import mend_torchvision
 from autotransfer.protocols import (
@@ -14,6 +15,7 @@ from autotransfer.protocols import (
     Rows,
     Step,
     Strategy,
+    Tokenizer,
 )
 from autotransfer.schema import (
     DataIssue,
@@ -55,6 +57,7 @@ __all__ = [
     "Strategy",
     "SurveyRecord",
     "TextInput",
+    "Tokenizer",
     "Training",
     "TrialFailedError",
     "TrialRecord",
@@ -62,6 +65,7 @@ __all__ = [
     "Verdict",
     "WeightSource",
     "WeightsError",
+    "cache_folder",
     "frozen_stages",
     "hookimpl",
     "mend_torchvision",

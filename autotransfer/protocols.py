@@ -19,6 +19,28 @@ if TYPE_CHECKING:
     """One batch as a backbone takes it: called as ``module(inputs)``, a mapping as ``module(**inputs)``."""
 
 
+MASK = "attention_mask"
+"""Name of the inputs' mask [B, T], 1 where a row has something, 0 where it is padded; core pools features under it."""
+
+
+class Tokenizer(Protocol):
+    """What the tokenizer of a text spec's input gives: called as ``factory(folder, max_length=...)``.
+
+    ``folder`` holds the backbone's weights and assets; None in the kit, where any tokenizer of the right ids will do.
+    """
+
+    key: str
+    """Names the tokenizer and its length: texts are tokenised once for each key."""
+    pad: int
+    """Id of the padding token."""
+    max_length: int
+    """Tokens of the longest row that it gives, special ones included."""
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Sequence[Sequence[int]], Sequence[int]]:
+        """Return the ids of each text, cut to ``max_length``, and its number of tokens before the cut."""
+        ...
+
+
 class Dataset(Protocol):
     """Labelled rows as a reader gives them; nothing is decoded before it is asked for."""
 
@@ -52,7 +74,11 @@ class Dataset(Protocol):
 
 
 class Rows(Protocol):
-    """Rows prepared for one backbone: what training and the survey see."""
+    """Rows prepared for one backbone: what training and the survey see.
+
+    May also have ``lengths(indices=None) -> int64 [N] | None``: a pass whose order is free then takes rows of like
+    length together; and ``told() -> str``: what the survey notes of the inputs.
+    """
 
     targets: Tensor
     """Encoded by the task: ``int64`` [N], or ``float32`` [N, K]."""

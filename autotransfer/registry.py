@@ -42,6 +42,8 @@ class Registry:
         self._refused: list[Refusal] = list(dict.fromkeys(broken))  # two of one name share their reason
         self._failed: dict[tuple[str, str], str] = {}
         """Last failure by plugin and hook."""
+        self.offline = False
+        """No plugin may touch the network to find a backbone."""
         self._backbones: dict[str, BackboneSpec] | None = None
         self._strategies: dict[str, Strategy] | None = None
 
@@ -119,7 +121,7 @@ class Registry:
         """Return what the plugin that owns an id's namespace finds for it."""
         hook = "autotransfer_find_backbone"
         self._failed.pop((info.name, hook), None)  # of another id
-        spec = self._call(info, hook, let=AutotransferError, id=id, options=dict(options))
+        spec = self._call(info, hook, let=AutotransferError, id=id, options=dict(options), offline=self.offline)
         if (info.name, hook) in self._failed:
             raise PluginLoadError(self._failed[info.name, hook])
         if spec is None:
@@ -187,7 +189,16 @@ class Registry:
         return known[id]
 
     def factory(self, spec: BackboneSpec) -> Callable[..., Any]:
-        """Return the callable that builds a backbone.
+        """Return the callable that builds a backbone; errors as for :meth:`resolve`."""
+        return self.resolve(spec, spec.factory, "factory")
+
+    def resolve(self, spec: BackboneSpec, named: str, what: str) -> Callable[..., Any]:
+        """Return a callable that a backbone's card names.
+
+        Args:
+            spec: the card.
+            named: ``package.module:callable``.
+            what: how errors call it.
 
         Raises:
             PluginContractError: it lies outside the plugin that owns the namespace, or is no callable.
@@ -196,11 +207,11 @@ class Registry:
         owner = next((i for i in self._plugins if i.name == spec.namespace and i.loaded is not None), None)
         if owner is None or owner.loaded is None:
             raise PluginContractError(f"no plugin owns the namespace of {spec.id}")
-        module_name, _, path = spec.factory.partition(":")
+        module_name, _, path = named.partition(":")
         package = owner.loaded.__name__.split(".")[0]
         if module_name.split(".")[0] != package:
             raise PluginContractError(
-                f"the factory of {spec.id} is {spec.factory}, outside its plugin's package {package}; "
+                f"the {what} of {spec.id} is {named}, outside its plugin's package {package}; "
                 "give a function of the plugin itself that calls it"
             )
         mend_torchvision()  # what is imported here may import timm or transformers, and they torchvision
@@ -208,14 +219,14 @@ class Registry:
             found: Any = owner.loaded if module_name == owner.loaded.__name__ else importlib.import_module(module_name)
         except Exception as error:  # a plugin's module may raise anything
             raise PluginLoadError(
-                f"the factory {spec.factory} of {spec.id} cannot be imported: {type(error).__name__}: {error}"
+                f"the {what} {named} of {spec.id} cannot be imported: {type(error).__name__}: {error}"
             ) from error
         for part in path.split("."):
             found = getattr(found, part, None)
             if isinstance(found, ModuleType):  # a plugin's imports are not its own functions
-                raise PluginContractError(f"the factory {spec.factory} of {spec.id} leads through a module")
+                raise PluginContractError(f"the {what} {named} of {spec.id} leads through a module")
         if not callable(found):
-            raise PluginContractError(f"the factory {spec.factory} of {spec.id} is {kind_of(found)}; wanted a callable")
+            raise PluginContractError(f"the {what} {named} of {spec.id} is {kind_of(found)}; wanted a callable")
         return found  # type: ignore[no-any-return]
 
     def read_dataset(self, source: Any, options: Mapping[str, Any]) -> Dataset | None:

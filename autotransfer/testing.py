@@ -14,30 +14,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from autotransfer.codec import from_json, to_json
-from autotransfer.data.dataset import ImageDataset
-from autotransfer.data.image import from_array, prepare_image
+from autotransfer.data.dataset import ItemDataset
+from autotransfer.data.modalities import Modality, modality
 from autotransfer.errors import AutotransferError, DataError
 from autotransfer.protocols import FittedModule, FittedState, Strategy
 from autotransfer.registry import Registry
 from autotransfer.schema import Phase, Profile, Recipe, Training, Verdict
 from autotransfer.space import Choice, Integer, LogUniform, Uniform
-from autotransfer.spec import BackboneSpec, ImageInput, frozen_stages, with_stages
+from autotransfer.spec import BackboneSpec, frozen_stages, with_stages
 from autotransfer.tasks import make_task
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import arithmetic
-from autotransfer.train.heads import pool_output
 from autotransfer.train.job import Job
 from autotransfer.train.loop import Trainer
-from autotransfer.train.network import build_backbone, call, to_device
+from autotransfer.train.network import build_backbone, mask_of, pooled_call, to_device
 from autotransfer.train.stages import Stages, find_stages
 
 ROWS = 3
 TOLERANCE = 1e-4
+PADDED = 1e-5
+"""Share of the largest feature that padding may change one by."""
 PROFILE = Profile(
     name="kit",
     modality="image",
@@ -106,7 +106,7 @@ def _data_hooks(registry: Registry) -> Iterator[str]:
     except DataError as error:
         yield f"autotransfer_read_dataset refuses what is not its own ({error}); return None for that"
     pixels = np.random.default_rng(0).integers(0, 256, (len(PROFILE.classes), 16, 16, 3), dtype=np.uint8)
-    registry.profile_facts(ImageDataset("kit", pixels, {"class": PROFILE.classes}))
+    registry.profile_facts(ItemDataset("kit", pixels, {"class": PROFILE.classes}))
 
 
 def check_backbone(spec: BackboneSpec, registry: Registry | None = None) -> list[Finding]:
@@ -120,9 +120,9 @@ def check_backbone(spec: BackboneSpec, registry: Registry | None = None) -> list
     found = [] if from_json(BackboneSpec, to_json(spec)) == spec else [Finding("error", spec.id, "its card loses JSON")]
     try:
         module = build_backbone(registry.factory(spec), spec, None)
-        inputs = to_device(_inputs(spec, ROWS), torch.device("cpu"))
+        rows = _Made(spec, registry)
         with arithmetic(1, "float32", torch.device("cpu")):
-            return found + [Finding(level, spec.id, text) for level, text in _backbone(spec, module, inputs)]
+            return found + [Finding(level, spec.id, text) for level, text in _backbone(spec, module, rows)]
     except AutotransferError as error:
         return [*found, Finding("error", spec.id, str(error))]
     except Exception as error:  # whatever a foreign network raises is what the author wants to read
@@ -161,22 +161,55 @@ def _assert(found: Sequence[Finding]) -> None:
         raise AssertionError("\n".join(wrong))
 
 
-def _backbone(spec: BackboneSpec, module: nn.Module, inputs: Any) -> Iterator[tuple[str, str]]:
+class _Made:
+    """Made-up rows of a backbone's modality, as its inputs."""
+
+    def __init__(self, spec: BackboneSpec, registry: Registry) -> None:
+        self.spec = spec
+        self.kind: Modality = modality(spec.modality)
+        self.tools = self.kind.tools(spec, registry, None)
+        self.items = self.kind.samples(spec.input, ROWS)
+
+    def inputs(self, items: Sequence[Any]) -> Any:
+        """Return decoded items as a batch."""
+        made = self.kind.stack(items, self.spec.input, self.tools, "none", None)
+        return to_device(made, torch.device("cpu"))
+
+
+def _backbone(spec: BackboneSpec, module: nn.Module, rows: _Made) -> Iterator[tuple[str, str]]:
+    inputs = rows.inputs(rows.items)
     if spec.fitted and isinstance(module, FittedModule):
         module.restore(module.fit([inputs], torch.tensor([0, 1, 0][:ROWS])))
     stages = find_stages(module, inputs, declared=spec.stages, output=spec.output)
     if spec.width is not None and spec.width != stages.width:
         yield "error", f"its card says width {spec.width}; the network gives {stages.width} features"
     with torch.no_grad():
-        whole = pool_output(call(module, inputs), spec.output)
-        if not torch.allclose(whole, pool_output(call(module, inputs), spec.output), atol=1e-6):
+        whole = pooled_call(module, inputs, spec.output)
+        if not torch.allclose(whole, pooled_call(module, inputs, spec.output), atol=1e-6):
             yield "error", "it gives another answer the second time (something random runs in eval mode)"
-        alone = pool_output(call(module, inputs[:1]), spec.output) if isinstance(inputs, Tensor) else whole[:1]
+        alone = pooled_call(module, rows.inputs(rows.items[:1]), spec.output)  # shorter where rows are padded
         if not torch.allclose(whole[:1], alone, rtol=TOLERANCE, atol=TOLERANCE * float(whole.abs().max())):
             yield "error", "a row's answer depends on the other rows of its batch"
+        yield from _padding(spec, module, inputs, whole)
     if not spec.fitted:
         yield from _stages(module, stages, inputs, spec.output)
-    yield from _odd_images(spec, module)
+    yield from _odd(spec, module, rows)
+
+
+def _padding(spec: BackboneSpec, module: nn.Module, inputs: Any, whole: Tensor) -> Iterator[tuple[str, str]]:
+    """Cut the padding of the shortest row off: what follows a row's end must not count in its answer."""
+    mask = mask_of(inputs)
+    if mask is None:
+        return
+    counts = mask.long().sum(1)
+    row = int(counts.argmin())
+    own = {n: v[row : row + 1, : counts[row]] if v.shape[:2] == mask.shape else v for n, v in inputs.items()}
+    if spec.fitted or counts[row] == mask.shape[1]:
+        return
+    alone = pooled_call(module, own, spec.output)
+    gap = float((whole[row] - alone[0]).abs().max())
+    if not gap <= PADDED * float(whole.abs().max()):
+        yield "error", f"what follows a row's end counts in its answer ({gap:.2g}); use attention_mask in every layer"
 
 
 def _stages(module: nn.Module, stages: Stages, inputs: Any, output: str) -> Iterator[tuple[str, str]]:
@@ -191,36 +224,19 @@ def _stages(module: nn.Module, stages: Stages, inputs: Any, output: str) -> Iter
         yield "warning", "it has no parameters: nothing of it can be fine-tuned, and only a head is trained"
         return
     module.zero_grad()
-    pool_output(call(module, inputs), output).pow(2).sum().backward()
+    pooled_call(module, inputs, output).pow(2).sum().backward()
     reached = {stages.owners[n] for n, p in module.named_parameters() if p.grad is not None}
     idle = [p for i, p in enumerate(stages.paths) if i not in reached and i in set(stages.owners.values())]
     if idle:
         yield "error", f"no gradient reaches the stages {', '.join(map(repr, idle))}"
 
 
-def _odd_images(spec: BackboneSpec, module: nn.Module) -> Iterator[tuple[str, str]]:
-    if not isinstance(spec.input, ImageInput):
-        return
-    odd: Mapping[str, Any] = {
-        "one pixel": np.zeros((1, 1, 3), np.uint8),
-        "grey": np.full((40, 30), 200, np.uint8),
-        "transparent": np.zeros((20, 20, 4), np.uint8),
-        "a long strip": np.zeros((4, 900, 3), np.uint8),
-    }
-    for name, pixels in odd.items():
-        image: Image.Image = from_array(pixels)
+def _odd(spec: BackboneSpec, module: nn.Module, rows: _Made) -> Iterator[tuple[str, str]]:
+    for name, item in rows.kind.odd().items():
         with torch.no_grad():
-            one = call(module, prepare_image(image, spec.input)[None])
-        if not pool_output(one, spec.output).isfinite().all():
-            yield "error", f"an odd image ({name}) gives values that are not finite"
-
-
-def _inputs(spec: BackboneSpec, rows: int) -> Any:
-    if not isinstance(spec.input, ImageInput):
-        raise AutotransferError(f"the kit cannot make inputs of kind {spec.input.kind!r} yet; images it can")
-    size, rng = spec.input.size, np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
-    return torch.stack([prepare_image(from_array(p), spec.input) for p in pictures])
+            one = pooled_call(module, rows.inputs([item]), spec.output)
+        if not one.isfinite().all():
+            yield "error", f"an odd {rows.kind.name} ({name}) gives values that are not finite"
 
 
 # Strategies.

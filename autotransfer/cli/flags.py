@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TEXTS = {
     "target": "Name of the target column, where the data have columns.",
     "task": "binary, multiclass, multilabel or regression; guessed from the target.",
-    "modality": "image; as the data say.",
+    "modality": "image, audio or text; as the data say.",
     "metric": "What decides; accuracy (balanced beyond 3 : 1), macro F1 or RMSE.",
     "validation": "Source of the validation rows; drawn from the data.",
     "test": "Source of the held-out rows; drawn from the data.",

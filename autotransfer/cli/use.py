@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     model: Model,
-    data: Annotated[list[str], typer.Argument(help="Images, folders of images, or a table.")],
+    data: Annotated[list[str], typer.Argument(help="Files, texts, folders of files, or a table.")],
     plugins: Plugins = None,
 ) -> Said:
     """Answer for each row, in order; a row that cannot be read has its reason, the others their answers."""
@@ -97,7 +97,8 @@ def report(folder: Run) -> Said:
 def _answers(model: TransferModel, source: str, *, alone: bool) -> list[dict[str, Any]]:
     """Return the answers for a source; one that cannot be read is a row with its reason where there are others."""
     try:
-        return model.predict_rows(source)
+        rows = model.predict_rows(source)
+        return [{**rows[0], "row": source}] if [r["row"] for r in rows] == ["row 0"] else rows
     except DataError as error:
         if alone:
             raise

@@ -1,8 +1,7 @@
-"""One pass over all rows: what cannot be read, what is there twice, how large the images are."""
+"""One pass over all rows: what cannot be read, what is there twice, and the measurements of the rest."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from autotransfer.data.dataset import ImageDataset, Lazy, hash_of
-from autotransfer.data.image import as_image, file_bytes, look
+from autotransfer.codec import Scalar
+from autotransfer.data.dataset import ItemDataset, Lazy
+from autotransfer.data.modalities import Look, Modality, modality
 from autotransfer.errors import DataError
 from autotransfer.protocols import Dataset
 from autotransfer.schema import DataIssue
-
-DRAFT = 64
-"""A JPEG is decoded at no less than this many pixels here: damage shows all the same."""
 
 
 @dataclass
@@ -28,9 +25,10 @@ class Checked:
     """Rows that can be read and have their labels."""
     hashes: dict[int, str]
     """Content hash of each usable row."""
-    sizes: np.ndarray[Any, Any]
-    """Width and height of the usable rows, ``int64`` [N, 2]; empty where rows are no images."""
-    channels: Counter[int] = field(default_factory=Counter)
+    facts: dict[str, Scalar] = field(default_factory=dict)
+    """What its modality measured of the usable rows."""
+    measures: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros((0, 0)))
+    """The measurements of each row ``float64`` [rows of the dataset, M]; NaN where it is not usable."""
     issues: list[DataIssue] = field(default_factory=list)
 
 
@@ -49,44 +47,44 @@ def check(dataset: Dataset, labels: Sequence[Any], threads: int = 2) -> Checked:
     labelled = [i for i in range(len(dataset)) if labels[i] is not None and i not in known]
     missing = [i for i in range(len(dataset)) if labels[i] is None and i not in known]
     hashes: dict[int, str] = {}
-    sizes: list[tuple[int, int]] = []
-    channels: Counter[int] = Counter()
+    kind = modality(dataset.modality)
+    tally = kind.tally()
     broken: list[tuple[int, str]] = list(known.items())
     with ThreadPoolExecutor(threads if _files(dataset) else 1) as pool:
-        for i, found in zip(labelled, pool.map(lambda i: _look(dataset, i), labelled), strict=True):
+        for i, found in zip(labelled, pool.map(lambda i: _look(dataset, kind, i), labelled), strict=True):
             if isinstance(found, str):
                 broken.append((i, found))
                 continue
-            hashes[i], size, planes = found
-            sizes.append(size)
-            channels[planes] += 1
+            hashes[i] = found.digest
+            tally.add(i, found.measure)
     issues = [_missing(dataset, missing)] if missing else []
     issues += [_unreadable(dataset, broken)] if broken else []
     if not hashes:
         raise DataError(_nothing(dataset, missing, broken))
-    return Checked(list(hashes), hashes, np.asarray(sizes, dtype=np.int64).reshape(-1, 2), channels, issues)
+    issues += tally.issues(dataset.row_name)
+    return Checked(list(hashes), hashes, tally.facts(), _spread(tally.numbers(), list(hashes), len(dataset)), issues)
+
+
+def _spread(numbers: np.ndarray[Any, Any], rows: list[int], count: int) -> np.ndarray[Any, Any]:
+    """Return measurements of some rows [n, M] as those of all rows [count, M]."""
+    spread = np.full((count, numbers.shape[1]), np.nan)
+    spread[rows] = numbers
+    return spread
 
 
 def _files(dataset: Dataset) -> bool:
     """Return whether rows come from files or memory: other sources need not stand two threads."""
     parts = getattr(dataset, "parts", [dataset])
-    return all(isinstance(p, ImageDataset) and not isinstance(p.items, Lazy) for p in parts)
+    return all(isinstance(p, ItemDataset) and not isinstance(p.items, Lazy) for p in parts)
 
 
-def _look(dataset: Dataset, index: int) -> tuple[str, tuple[int, int], int] | str:
-    """Return content hash, size and planes of a row, or why it cannot be read."""
+def _look(dataset: Dataset, kind: Modality, index: int) -> Look | str:
+    """Return hash and measurements of a row, or why it cannot be read."""
     try:
-        if not isinstance(dataset, ImageDataset):
-            image = as_image(dataset.load(index)) if dataset.modality == "image" else dataset.load(index)
-            size, planes = (image.size, len(image.getbands())) if dataset.modality == "image" else ((0, 0), 0)
-            return dataset.content_hash(index), size, planes
-        item = dataset.item(index)
-        body = file_bytes(item)
-        if body is not None:
-            width, height, planes = look(body, DRAFT, dataset.row_name(index))
-            return hash_of(body), (width, height), planes
-        image = as_image(item)
-        return hash_of(item if isinstance(item, np.ndarray) else image), image.size, len(image.getbands())
+        if isinstance(dataset, ItemDataset):
+            return kind.look(dataset.item(index), dataset.row_name(index))
+        measure = kind.measure(dataset.load(index))
+        return Look(dataset.content_hash(index), measure)
     except DataError as error:
         return str(error)
 

@@ -1,4 +1,4 @@
-"""Labelled images whose rows are decoded only when asked for."""
+"""Labelled rows of any modality, decoded only when asked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from autotransfer.data.image import as_image, content_hash, file_bytes
+from autotransfer.data.modalities import Modality, modality
 from autotransfer.errors import DataError, suggestion
 from autotransfer.tasks import plain
 
@@ -21,21 +19,22 @@ class Indexable(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-class ImageDataset:
-    """Rows of images; implements :class:`autotransfer.protocols.Dataset`.
+class ItemDataset:
+    """Rows of items; implements :class:`autotransfer.protocols.Dataset`.
 
     Args:
         name: how the source calls itself.
-        items: anything indexable whose items :func:`autotransfer.data.image.as_image` takes.
+        items: anything indexable whose items the modality loads.
         targets: raw values by target name, one a row; None, NaN, NA and empty texts are missing labels.
+        modality: what the items are.
         splits: ``train``, ``validation``, ``test`` or None by row, where the source gives them.
         root: folder that row names are relative to.
         notes: what the reader wants the user to know.
         groups: a value a row; rows of one group stay in one split.
         unreadable: why a row cannot be read, by number, where the reader met it already.
+        columns: that the items were taken from, where the source has columns.
+        others: the source's columns that are used for nothing, by name: one of them may be a group.
     """
-
-    modality = "image"
 
     def __init__(
         self,
@@ -43,20 +42,31 @@ class ImageDataset:
         items: Indexable,
         targets: Mapping[str, Sequence[Any]],
         *,
+        modality: str = "image",
         splits: Sequence[str | None] | None = None,
         root: Path | None = None,
         notes: Sequence[str] = (),
         groups: Sequence[Any] | None = None,
         unreadable: Mapping[int, str] | None = None,
+        columns: Sequence[str] = (),
+        others: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.name = name
         self.items = items
         self.targets: Mapping[str, Sequence[Any]] = {n: clean_labels(v) for n, v in targets.items()}
+        self.modality = modality
         self.splits = splits
         self.root = root
         self.notes = list(notes)
         self.groups = groups
         self.unreadable = dict(unreadable or {})
+        self.columns = tuple(columns)
+        self.others = dict(others or {})
+
+    @property
+    def kind(self) -> Modality:
+        """What its items are, and how they are read."""
+        return modality(self.modality)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,24 +84,21 @@ class ImageDataset:
         except Exception as error:  # a foreign dataset may raise anything
             raise DataError(f"its source raised {type(error).__name__}: {error}") from error
 
-    def load(self, index: int) -> np.ndarray[Any, Any]:
-        """Return the row as ``uint8`` [H, W, 3], or [H, W] where it is grey.
+    def load(self, index: int) -> Any:
+        """Return the decoded row, as its modality has it.
 
         Raises:
             DataError: the row cannot be read.
         """
-        return np.asarray(as_image(self.item(index)))
+        return self.kind.load(self.item(index))
 
     def row_name(self, index: int) -> str:
         """Return the row's path relative to the source, or its number; nothing is decoded for it."""
-        item = None if _costly(self.items) else self.items[index]
-        if isinstance(item, dict):
-            item = item.get("path")
-        if isinstance(item, (str, Path)):
-            path = Path(item)
-            inside = self.root is not None and path.is_relative_to(self.root)
-            return str(path.relative_to(self.root)) if inside and self.root is not None else str(path)
-        return f"row {index}"
+        path = None if _costly(self.items) else self.kind.path_of(self.items[index])
+        if path is None:
+            return f"row {index}"
+        inside = self.root is not None and path.is_relative_to(self.root)
+        return str(path.relative_to(self.root)) if inside and self.root is not None else str(path)
 
     def content_hash(self, index: int) -> str:
         """Return a hash of the row's content, the same for equal rows.
@@ -99,17 +106,7 @@ class ImageDataset:
         Raises:
             DataError: the row cannot be read.
         """
-        return hash_of(self.item(index))
-
-
-def hash_of(item: Any) -> str:
-    """Return a hash that equal items share: of a file's bytes, or of pixels.
-
-    Raises:
-        DataError: the item cannot be read.
-    """
-    body = file_bytes(item)
-    return content_hash(body if body is not None else item if isinstance(item, np.ndarray) else as_image(item))
+        return self.kind.hash(self.item(index))
 
 
 def clean_labels(values: Any) -> list[Any]:
@@ -146,11 +143,15 @@ def groups_of(groups: Any, count: int, name: str, columns: Sequence[str] = ()) -
 
 
 class Lazy:
-    """One field of an indexable source (None: its whole rows), fetched when asked for; picklable where that is."""
+    """One field of an indexable source (None: its whole rows), fetched when asked for; picklable where that is.
 
-    def __init__(self, source: Any, field: Any) -> None:
+    Of several fields the named modality makes one item.
+    """
+
+    def __init__(self, source: Any, field: Any, modality: str = "") -> None:
         self.source = source
         self.field = field
+        self.modality = modality
         self.count = len(source)
 
     def __len__(self) -> int:
@@ -160,6 +161,8 @@ class Lazy:
         if not 0 <= index < self.count:
             raise IndexError(index)
         row = self.source[int(index)]
+        if self.modality:
+            return modality(self.modality).cell({name: row[name] for name in self.field}, None)
         return row if self.field is None else row[self.field]
 
 
@@ -168,10 +171,10 @@ def _costly(items: Indexable) -> bool:
     return isinstance(items, Lazy)
 
 
-class Joined(ImageDataset):
+class Joined(ItemDataset):
     """Datasets one after the other; a row without a path is named by its part and its number there."""
 
-    def __init__(self, parts: Sequence[ImageDataset], names: Sequence[str], **given: Any) -> None:
+    def __init__(self, parts: Sequence[ItemDataset], names: Sequence[str], **given: Any) -> None:
         super().__init__(parts[0].name, Chained([p.items for p in parts]), **given)
         self.parts = list(parts)
         self.names = list(names)
@@ -186,14 +189,16 @@ class Joined(ImageDataset):
         return name if root is None or root == self.root else str(root / name)
 
 
-def joined(parts: Sequence[ImageDataset], splits: Sequence[str | None]) -> Joined:
+def joined(parts: Sequence[ItemDataset], splits: Sequence[str | None]) -> Joined:
     """Return datasets one after the other, the rows of each in the named split; None keeps a part's own splits.
 
     Raises:
-        DataError: their targets have different names.
+        DataError: their targets have different names, or their modalities differ.
     """
     first = parts[0]
     for part in parts[1:]:
+        if part.modality != first.modality:
+            raise DataError(f"{part.name} holds {part.kind.many}; {first.name} holds {first.kind.many}")
         if set(part.targets) != set(first.targets):
             raise DataError(f"{part.name} has the targets {list(part.targets)}; {first.name} has {list(first.targets)}")
     marks: list[str | None] = []
@@ -207,6 +212,9 @@ def joined(parts: Sequence[ImageDataset], splits: Sequence[str | None]) -> Joine
         parts,
         [s or "train" for s in splits],
         targets={n: [v for p in parts for v in p.targets[n]] for n in first.targets},
+        modality=first.modality,
+        columns=first.columns,
+        others={n: [v for p in parts for v in p.others[n]] for n in first.others if all(n in p.others for p in parts)},
         splits=marks,
         root=first.root,
         notes=list(dict.fromkeys(n for p in parts for n in p.notes)),

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotransfer.codec import Scalar
 from autotransfer.data.checks import Checked, check, duplicates, split_groups
-from autotransfer.data.dataset import ImageDataset, clean_labels, joined
-from autotransfer.data.pixels import Pixels
+from autotransfer.data.dataset import ItemDataset, clean_labels, joined
+from autotransfer.data.modalities import Kept, modality
 from autotransfer.data.readers import read
 from autotransfer.data.rows import PreparedRows
 from autotransfer.data.split import Split, split_rows, united
+from autotransfer.data.suspects import suspects
 from autotransfer.errors import DataError, faults
 from autotransfer.schema import DataIssue, Profile
 from autotransfer.tasks import guess_task, label_sets, make_task
@@ -49,24 +49,38 @@ class Prepared:
     profile: Profile
     contents: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, "S24"))
     """Content hash by row of the dataset, ``S24``; empty where a row is not used."""
-    pixels: Pixels | None = field(default=None, repr=False, compare=False)
+    groups: np.ndarray[Any, Any] | None = None
+    """Number of each row's group ``int64``, its own where it has none; None: rows have no groups."""
+    kept: Kept | None = field(default=None, repr=False, compare=False)
     """Decoded rows that this process keeps; they do not travel."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without what belongs to this process alone."""
-        return {**vars(self), "pixels": None}
+        return {**vars(self), "kept": None}
 
-    def keep_pixels(self, store: Store) -> None:
-        """Decode every row once a geometric transform, and keep its pixels in a store, from here on."""
+    def keep(self, store: Store | None) -> None:
+        """Decode every row once a transform from here on, and keep what comes of it, in a store where there is one."""
         splits = (self.train, self.validation, self.test)
-        self.pixels = Pixels(self.dataset, self.contents, splits, store) if len(self.contents) else None
+        self.kept = modality(self.profile.modality).keep(self.dataset, self.contents, splits, store)
 
-    def rows(self, indices: Any, spec: Input) -> PreparedRows:
-        """Return these rows prepared for a backbone's input."""
+    def train_groups(self) -> Tensor | None:
+        """Return the number of each training row's group, ``int64`` [N]; None where rows have no groups."""
+        import torch
+
+        return None if self.groups is None else torch.from_numpy(self.groups[self.train])
+
+    def rows(self, indices: Any, spec: Input, tools: Any = None) -> PreparedRows:
+        """Return these rows prepared for a backbone's input.
+
+        Args:
+            indices: row numbers [N].
+            spec: the input.
+            tools: what the modality's ``tools`` gave for the backbone.
+        """
         import torch
 
         numbers = np.asarray(indices, dtype=np.int64)
-        return PreparedRows(self.dataset, numbers, spec, self.targets[torch.from_numpy(numbers)], self.pixels)
+        return PreparedRows(self.dataset, numbers, spec, self.targets[torch.from_numpy(numbers)], self.kept, tools)
 
 
 def prepare(
@@ -88,7 +102,7 @@ def prepare(
         source: anything that a reader takes.
         target: name of the target column, where the source has columns.
         task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the values.
-        modality: ``image``; None: what the reader says.
+        modality: ``image``, ``audio`` or ``text``; None: what the reader says.
         metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers.
         validation: source of the validation rows; None: those of ``source``, or drawn from it.
         test: the same for the held-out rows.
@@ -103,7 +117,8 @@ def prepare(
     options = {"target": target, "modality": modality, "task": task, "groups": groups}
     dataset = read(source, registry, **options)
     extra = {"validation": validation, "test": test}
-    held = {name: read(s, registry, **{**options, "groups": None}) for name, s in extra.items() if s is not None}
+    options |= {"groups": None, "modality": dataset.modality, "columns": getattr(dataset, "columns", ())}
+    held = {name: read(s, registry, **options) for name, s in extra.items() if s is not None}
     if held:
         dataset = _with_held_out(dataset, held)
     if len(dataset.targets) != 1:
@@ -137,7 +152,7 @@ def _early(dataset: Any, labels: Sequence[Any], task: str | None, metric: str | 
 
 def _with_held_out(dataset: Any, held: dict[str, Any]) -> Any:
     parts = [dataset, *held.values()]
-    if not all(isinstance(p, ImageDataset) for p in parts):
+    if not all(isinstance(p, ItemDataset) for p in parts):
         raise DataError("validation= and test= need sources that the built-in readers read")
     own = dataset.splits
     if own is not None and any(s in held for s in own):
@@ -188,12 +203,22 @@ def _assembled(
         classes=made.classes,
         counts=dict(sorted(counts.items())),
         imbalance=imbalance,
-        issues=(*checked.issues, *split.issues, *_notes(dataset)),
-        facts={**_facts(checked), **(registry.profile_facts(dataset) if registry is not None else {})},
-        fingerprint=_fingerprint(checked, labels, split),
+        issues=(*checked.issues, *split.issues, *_suspects(dataset, labels, checked, split, seed), *_notes(dataset)),
+        facts={**checked.facts, **(registry.profile_facts(dataset) if registry is not None else {})},
+        columns=tuple(getattr(dataset, "columns", ())),
+        fingerprint=_fingerprint(checked, labels, split, getattr(dataset, "groups", None)),
     )
     contents = np.array([checked.hashes.get(i, "") for i in range(len(dataset))], dtype="S24")
-    return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile, contents)
+    groups = _numbered(getattr(dataset, "groups", None))
+    return Prepared(dataset, made, targets, split.train, split.validation, split.test, profile, contents, groups)
+
+
+def _numbered(groups: Sequence[Any] | None) -> np.ndarray[Any, Any] | None:
+    """Return the number of each row's group, ``int64``; a row without one is alone."""
+    if groups is None:
+        return None
+    first: dict[Any, int] = {}
+    return np.asarray([i if g is None else first.setdefault(g, i) for i, g in enumerate(groups)], dtype=np.int64)
 
 
 def _split(dataset: Any, usable: list[int], strata: list[Hashable], sets: Any, checked: Checked, seed: int) -> Split:
@@ -227,30 +252,23 @@ def _rarest(sets: Sequence[tuple[Any, ...]]) -> list[Any]:
     return [min(s, key=lambda v: (counts[v], str(v))) if s else "" for s in sets]
 
 
+def _suspects(dataset: Any, labels: list[Any], checked: Checked, split: Split, seed: int) -> list[DataIssue]:
+    """Return what to say of columns that look like groups, where no groups were given."""
+    others = getattr(dataset, "others", {}) if getattr(dataset, "groups", None) is None else {}
+    usable = set(checked.usable)
+    there = [label if i in usable else None for i, label in enumerate(labels)]
+    return suspects(others, there, checked.measures, split.train, split.test, seed) if others else []
+
+
 def _notes(dataset: Any) -> tuple[DataIssue, ...]:
     return tuple(DataIssue(what="note", count=0, text=text) for text in getattr(dataset, "notes", ()))
 
 
-def _facts(checked: Checked) -> dict[str, Scalar]:
-    if not checked.sizes.size or not checked.sizes.any():
-        return {}
-    width, height = checked.sizes[:, 0], checked.sizes[:, 1]
-    return {
-        "image.width_median": float(np.median(width)),
-        "image.width_min": int(width.min()),
-        "image.width_max": int(width.max()),
-        "image.height_median": float(np.median(height)),
-        "image.height_min": int(height.min()),
-        "image.height_max": int(height.max()),
-        "image.channels": max(checked.channels),
-        "image.grey": checked.channels[1],
-    }
-
-
-def _fingerprint(checked: Checked, labels: Sequence[Any], split: Split) -> str:
+def _fingerprint(checked: Checked, labels: Sequence[Any], split: Split, groups: Sequence[Any] | None) -> str:
     digest = hashlib.sha256()
     for part in (split.train, split.validation, split.test):
         for i in part.tolist():
-            digest.update(f"{checked.hashes[i]} {labels[i]!r}\n".encode())
+            group = "" if groups is None else f" {groups[i]!r}"
+            digest.update(f"{checked.hashes[i]} {labels[i]!r}{group}\n".encode())
         digest.update(b"--\n")
     return digest.hexdigest()[:32]

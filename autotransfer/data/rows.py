@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotransfer.data.image import VIEWS, as_image, normalised, viewed, window
-from autotransfer.errors import DataError
-from autotransfer.spec import ImageInput
+from autotransfer.data.modalities import modality
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from autotransfer.data.pixels import Pixels
+    from autotransfer.data.modalities import Kept
     from autotransfer.protocols import Dataset
     from autotransfer.spec import Input
 
@@ -22,7 +20,16 @@ if TYPE_CHECKING:
 class PreparedRows:
     """Implements :class:`autotransfer.protocols.Rows`.
 
-    A row is decoded each time that it is asked for, or taken from ``pixels`` where these are kept.
+    A row is decoded each time that it is asked for, or taken from ``kept`` where it is kept.
+
+    Args:
+        dataset: the rows of all splits.
+        indices: numbers of these rows, in their order.
+        spec: the backbone's input.
+        targets: encoded.
+        kept: decoded rows that are kept.
+        tools: what the modality's ``tools`` gave for the backbone.
+        numbers: of the fixed view of each row; 0: as it is.
     """
 
     def __init__(
@@ -31,57 +38,69 @@ class PreparedRows:
         indices: Any,
         spec: Input,
         targets: Tensor,
-        pixels: Pixels | None = None,
+        kept: Kept | None = None,
+        tools: Any = None,
         numbers: Any = 0,
     ) -> None:
         self.dataset = dataset
         self.indices = np.asarray(indices, dtype=np.int64)
         self.spec = spec
         self.targets = targets
-        self.pixels = pixels
+        self.kept = kept
+        self.tools = tools
         self.numbers = np.broadcast_to(np.asarray(numbers, dtype=np.int64), self.indices.shape)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def batch(self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None) -> Any:
-        """Return ``float32`` [B, channels, size, size] for images, in the order of ``indices``."""
-        if augment == "none" and isinstance(self.spec, ImageInput) and self._seen(indices).any():
-            return normalised(np.stack([self._view(i, self.spec) for i in indices]), self.spec)
-        if self.pixels is not None and augment == "none" and isinstance(self.spec, ImageInput):
-            kept = self.pixels.batch(self.indices[np.asarray(indices, dtype=np.int64)], self.spec)
+        """Return the inputs of these rows, in the order of ``indices``: a tensor, or a mapping of tensors."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        rows, numbers = self.indices[chosen], self.numbers[chosen]
+        if augment == "none" and numbers.any():
+            items = [self.dataset.load(int(r)) for r in rows]
+            return modality(self.spec.kind).view(items, self.spec, self.tools, numbers.tolist(), rows.tolist())
+        if self.kept is not None and augment == "none":
+            kept = self.kept.batch(rows, self.spec, self.tools)
             if kept is not None:
-                return normalised(kept, self.spec)
-        return stack([self.dataset.load(int(self.indices[i])) for i in indices], self.spec, augment, rng)
+                return kept
+        return stack([self.dataset.load(int(r)) for r in rows], self.spec, augment, rng, self.tools)
+
+    def lengths(self, indices: Sequence[int] | None = None) -> np.ndarray[Any, Any] | None:
+        """Return how long the input of each row, or of these, is ``int64`` [N]; None: all are alike, or unknown.
+
+        Without indices also None where every batch has the same length, whatever its rows.
+        """
+        if self.kept is None or (indices is None and not self.kept.tight):
+            return None
+        chosen = self.indices if indices is None else self.indices[np.asarray(indices, dtype=np.int64)]
+        return self.kept.lengths(chosen, self.spec, self.tools)
+
+    def told(self) -> str:
+        """Return what to tell of the rows' inputs; empty: nothing."""
+        return "" if self.kept is None else self.kept.told(self.spec, self.tools)
 
     @property
     def views(self) -> int:
         """How many fixed views of each row there are, the row as it is among them."""
-        return len(VIEWS) if augmentations(self.spec) else 1
+        return max(1, len(modality(self.spec.kind).views))
 
     def view(self, numbers: int | np.ndarray[Any, Any]) -> PreparedRows:
         """Return the same rows, each in its view of this number: one for all rows, or ``int64`` [N]."""
-        return PreparedRows(self.dataset, self.indices, self.spec, self.targets, self.pixels, numbers)
-
-    def _seen(self, indices: Sequence[int]) -> Any:
-        return self.numbers[np.asarray(indices, dtype=np.int64)]
-
-    def _view(self, index: int, spec: ImageInput) -> Any:
-        row = int(self.indices[index])
-        return viewed(as_image(self.dataset.load(row)), spec, int(self.numbers[index]), row)
+        return PreparedRows(self.dataset, self.indices, self.spec, self.targets, self.kept, self.tools, numbers)
 
 
 def augmentations(spec: Input) -> tuple[str, ...]:
     """Return the kinds of augmentation that rows of this input have, beside ``none``."""
-    return ("light", "views") if isinstance(spec, ImageInput) else ()
+    return modality(spec.kind).augmentations
 
 
-def stack(items: Sequence[Any], spec: Input, augment: str = "none", rng: np.random.Generator | None = None) -> Any:
-    """Return decoded rows as one batch of a backbone's inputs.
-
-    Raises:
-        DataError: no preparation is known for this kind of input.
-    """
-    if isinstance(spec, ImageInput):
-        return normalised(np.stack([window(as_image(i), spec, augment, rng) for i in items]), spec)
-    raise DataError(f"inputs of kind {spec.kind!r} cannot be prepared yet; images can")
+def stack(
+    items: Sequence[Any],
+    spec: Input,
+    augment: str = "none",
+    rng: np.random.Generator | None = None,
+    tools: Any = None,
+) -> Any:
+    """Return decoded rows as one batch of a backbone's inputs."""
+    return modality(spec.kind).stack(items, spec, tools, augment, rng)

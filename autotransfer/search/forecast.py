@@ -9,7 +9,7 @@ from dataclasses import replace
 from autotransfer.recipes import spec_id
 from autotransfer.schema import Budget, Candidate, Forecast, Plan, Profile
 from autotransfer.search.costs import BACKWARD, EPOCHS
-from autotransfer.spec import BackboneSpec, ImageInput
+from autotransfer.spec import BackboneSpec
 
 BASE_BYTES = 700_000_000
 """Memory of a worker before it holds a network: the interpreter, torch, rows of a batch."""
@@ -59,14 +59,13 @@ def forecasts(
     for spec in (s for s in specs if s.transfer):
         row = measured.get(spec.id, spec.macs / rate if spec.macs else None)
         seen = profile.train + profile.validation
-        pixels = spec.input.size**2 * spec.input.channels if isinstance(spec.input, ImageInput) else 0
         found.append(
             Forecast(
                 backbone=spec.id,
                 survey_seconds=None if row is None else DEPTHS * row * seen,
                 training_seconds=None if row is None else (1 + BACKWARD) * EPOCHS * row * profile.train,
                 memory_bytes=BASE_BYTES + COPIES * 4 * (spec.params or 0),
-                disk_bytes=seen * (FEATURES + pixels),
+                disk_bytes=seen * (FEATURES + spec.input.row_bytes),
                 measured=spec.id in measured,
             )
         )

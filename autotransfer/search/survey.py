@@ -92,8 +92,12 @@ def run_survey(
     validation: Rows,
     task: Task,
     tick: Callable[[], None],
+    groups: Tensor | None = None,
 ) -> SurveyRecord:
-    """Read on to row ``job.rows``, store pooled features, score a ridge head at every cut."""
+    """Read on to row ``job.rows``, store pooled features, score a ridge head at every cut.
+
+    Where training rows have ``groups`` ``int64`` [N], each is judged by what the other groups' rows say.
+    """
     record, began = frozen.record, time.perf_counter()
     stop = min(job.rows, len(train))
     name = f"features-{slug(frozen.spec.id)}"
@@ -122,8 +126,13 @@ def run_survey(
         seconds_per_row=spent,
         features=file,
         # What was fitted on these very rows cannot be judged by leaving one of them out.
-        cuts=record.cuts if frozen.spec.fitted else _scored(record.cuts, parts, train.targets[:stop], task, tick),
+        cuts=record.cuts
+        if frozen.spec.fitted
+        else _scored(record.cuts, parts, train.targets[:stop], task, tick, None if groups is None else groups[:stop]),
     )
+    told = getattr(train, "told", None)
+    if told is not None and job.last and told():
+        frozen.record = replace(frozen.record, notes=(*frozen.record.notes, told()))
     scores = [c.score for c in frozen.record.cuts if c.score is not None]
     frozen.record = replace(frozen.record, score=max(scores) if scores else None)
     return frozen.record
@@ -155,6 +164,7 @@ def _scored(
     targets: Tensor,
     task: Task,
     tick: Callable[[], None],
+    groups: Tensor | None = None,
 ) -> tuple[CutReport, ...]:
     """Return the cuts judged; the last one's head and the losses of its rows are added to ``parts``."""
     done = []
@@ -164,7 +174,7 @@ def _scored(
         pooled = parts[f"train/{depth}"][: LAST_ROWS if last else DEPTH_ROWS].float()
         report = replace(cut, width=pooled.shape[1])
         if pooled.shape[1] > 0 and len(pooled) > 2 and bool((pooled != pooled[0]).any()):
-            found = judge(pooled, targets[: len(pooled)], task)
+            found = judge(pooled, targets[: len(pooled)], task, None if groups is None else groups[: len(pooled)])
             report = replace(
                 report,
                 score=found.score,

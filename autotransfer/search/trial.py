@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from autotransfer.codec import to_json
+from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
 from autotransfer.recipes import spec_id
@@ -75,8 +76,9 @@ class Worker:
         self.frozen: Frozen | None = None
         self.live: OrderedDict[tuple[str, int], Trainer] = OrderedDict()
         self.device = best_device()
-        if context.store and context.prepared.pixels is None:
-            context.prepared.keep_pixels(Store(Path(context.store), context.store_bytes))
+        self._tools: dict[str, Any] = {}
+        if context.prepared.kept is None:
+            context.prepared.keep(Store(Path(context.store), context.store_bytes) if context.store else None)
 
     @property
     def task(self) -> Task:
@@ -101,7 +103,13 @@ class Worker:
     def rows(self, spec: BackboneSpec, split: str) -> Rows:
         """Return a split prepared for a backbone."""
         indices: Any = getattr(self.context.prepared, split)
-        return self.context.prepared.rows(indices, spec.input)
+        return self.prepared(indices, spec)
+
+    def prepared(self, indices: Any, spec: BackboneSpec) -> Rows:
+        """Return rows of the dataset, by number, prepared for a backbone."""
+        if spec.id not in self._tools:
+            self._tools[spec.id] = open_tools(spec, self.registry, self.context.weights.get(spec.id))
+        return self.context.prepared.rows(indices, spec.input, self._tools[spec.id])
 
     def _survey(self, job: SurveyJob) -> SurveyRecord:
         spec = self.context.specs[job.backbone]
@@ -113,7 +121,8 @@ class Worker:
             self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
             go_on(self.context, self.frozen)
             self.frozen.record = replace(self.frozen.record, dtype=self._precision(self.frozen, train, "frozen"))
-        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick)
+        groups = self.context.prepared.train_groups()
+        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick, groups)
         if job.last and job.seconds >= TRAINING_ASKED:
             record = replace(record, training_dtype=self._precision(self.frozen, train, "training"))
         if job.last:
@@ -197,7 +206,7 @@ class Worker:
             return None
         spec, data = self.context.specs[spec_id(job.recipe)], self.context.prepared
         held = data.validation[: max(1, job.rows // 4)]
-        return data.rows(data.train[: job.rows], spec.input), data.rows(held, spec.input)
+        return self.prepared(data.train[: job.rows], spec), self.prepared(held, spec)
 
     def _best_scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Score the best weights, then put the latest ones back."""

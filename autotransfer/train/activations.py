@@ -3,6 +3,7 @@
 An activation is a tensor, or tuples and lists of tensors and plain values. Its tensors are the entry's
 arrays ``a0``, ``a1``...; how they were nested is the array ``form``, JSON as bytes. Floats are kept as ``float16``
 where every value is below 3e4 in size (``float16`` ends at 65504 and overflows silently), else as ``float32``.
+Rows of different length (texts) are kept without padding, one after the other; the array ``ends`` says where.
 Images whose channels lie innermost are kept that way, so that what is read back is laid out as the suffix wants it.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +25,13 @@ from autotransfer.store import Store
 from autotransfer.train.cuts import Cut
 from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing
 from autotransfer.train.network import call, to_device
+from autotransfer.train.ragged import ends_of, lengths_of, pack, unpack, windows
 from autotransfer.train.stages import Stages
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows
 
-FORM = "form"
+FORM, ENDS = "form", "ends"
 MOST_HALF = 3e4
 """Values of this size or more are kept in ``float32``."""
 
@@ -89,7 +92,8 @@ def write_activations(
     while True:
         try:
             with torch.no_grad():
-                _write(store, key, _leaves(backbone, stages.paths[cut.after - 1], rows, tick), len(rows), half, full)
+                path, lengths = stages.paths[cut.after - 1], lengths_of(rows)
+                _write(store, key, _leaves(backbone, path, rows, tick), len(rows), half, full, lengths)
             return
         except _OverflowError as late:
             full |= late.names
@@ -109,10 +113,11 @@ def read_activations(arrays: Mapping[str, np.ndarray[Any, Any]], indices: Sequen
     held = json.loads(arrays[FORM].tobytes())
     tensors = {}
     for name, inner in held["inner"].items():
-        stored = arrays[name]
-        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(stored):
-            raise IndexError(f"rows {chosen.min()} to {chosen.max()} were asked for; there are {len(stored)}")
-        picked = stored[chosen]
+        stored, ends = arrays[name], arrays[ENDS] if name in held.get("ragged", ()) else None
+        count = len(stored if ends is None else ends)
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
+            raise IndexError(f"rows {chosen.min()} to {chosen.max()} were asked for; there are {count}")
+        picked = stored[chosen] if ends is None else unpack(stored, ends, chosen)
         tensor = torch.from_numpy(picked.astype(np.float32, copy=False) if picked.dtype.kind == "f" else picked)
         tensors[name] = tensor.permute(0, 3, 1, 2) if inner else tensor
     return _built(held["form"], tensors)
@@ -128,6 +133,8 @@ def mixed_views(
         indices: of rows, from 0.
         numbers: the view ``int64`` [len(indices)] of each.
     """
+    if ENDS in views[0]:
+        raise ValueError("rows of different length have one view; wanted rows of one shape")
     rows = np.asarray(indices, dtype=np.int64)
     places = [np.flatnonzero(numbers == number) for number in range(len(views))]
     order = np.argsort(np.concatenate(places))
@@ -138,40 +145,70 @@ def mixed_views(
 
 
 def _write(
-    store: Store, key: str, batches: Iterator[tuple[Any, list[Tensor]]], count: int, half: bool, full: set[str]
+    store: Store,
+    key: str,
+    batches: Iterator[_Batch],
+    count: int,
+    half: bool,
+    full: set[str],
+    lengths: np.ndarray[Any, Any] | None,
 ) -> None:
-    form, first = next(batches)
-    inner = {f"a{i}": _channels_innermost(leaf) for i, leaf in enumerate(first)}
-    dtypes = {n: _dtype(leaf, half and n not in full) for n, leaf in zip(inner, first, strict=True)}
-    text = np.frombuffer(dumps({"form": form, "inner": inner}).encode(), np.uint8)
-    shapes = {n: (count, *_laid(leaf, inner[n]).shape[1:]) for n, leaf in zip(inner, first, strict=True)}
-    with store.put(key, {FORM: (text.shape, text.dtype), **{n: (shapes[n], dtypes[n]) for n in inner}}) as arrays:
+    first = next(batches)
+    inner = {f"a{i}": _channels_innermost(leaf) for i, leaf in enumerate(first.leaves)}
+    ragged = {n for n, leaf in zip(inner, first.leaves, strict=True) if _is_ragged(first, leaf, lengths)}
+    dtypes = {n: _dtype(leaf, half and n not in full) for n, leaf in zip(inner, first.leaves, strict=True)}
+    form = {"form": first.form, "inner": inner, **({"ragged": sorted(ragged)} if ragged else {})}
+    text = np.frombuffer(dumps(form).encode(), np.uint8)
+    ends = ends_of(lengths) if ragged and lengths is not None else np.zeros(0, np.int64)
+    shapes = {
+        n: (int(ends[-1]), *leaf.shape[2:]) if n in ragged else (count, *_laid(leaf, inner[n]).shape[1:])
+        for n, leaf in zip(inner, first.leaves, strict=True)
+    }
+    wanted: dict[str, Any] = {FORM: (text.shape, text.dtype), **{n: (shapes[n], dtypes[n]) for n in inner}}
+    wanted |= {ENDS: (ends.shape, ends.dtype)} if ragged else {}
+    with store.put(key, wanted) as arrays:
         arrays[FORM][:] = text
-        at = 0
-        for again, leaves in itertools.chain([(form, first)], batches):
-            _expect_same(form, first, again, leaves)
-            named = dict(zip(inner, leaves, strict=True))
+        if ragged:
+            arrays[ENDS][:] = ends
+        for batch in itertools.chain([first], batches):
+            _expect_same(first, batch, lengths)
+            named = dict(zip(inner, batch.leaves, strict=True))
             late = {n for n, f in named.items() if dtypes[n] == np.float16 and _largest(f) >= MOST_HALF}
             if late:
                 raise _OverflowError(late)
-            size = len(leaves[0])
             for name, leaf in named.items():
-                arrays[name][at : at + size] = _laid(leaf, inner[name]).cpu().numpy()
-            at += size
+                values = _laid(leaf, inner[name]).cpu().numpy()
+                if name in ragged:
+                    pack(arrays[name], ends, batch.rows, values)
+                else:
+                    arrays[name][batch.rows] = values
 
 
-def _leaves(backbone: nn.Module, path: str, rows: Rows, tick: Callable[[], None]) -> Iterator[tuple[Any, list[Tensor]]]:
-    """Yield, batch by batch, how the activation is nested, JSON-ready, and its tensors."""
+@dataclass
+class _Batch:
+    """The activation of some rows."""
+
+    rows: list[int]
+    form: Any
+    """How it is nested, JSON-ready."""
+    leaves: list[Tensor]
+
+
+def _leaves(backbone: nn.Module, path: str, rows: Rows, tick: Callable[[], None]) -> Iterator[_Batch]:
     backbone.eval()
     device = device_of(backbone)
-    for at in range(0, len(rows), EVALUATION_BATCH):
+    for numbers in itertools.chain.from_iterable(windows(rows, 0, len(rows), EVALUATION_BATCH)):
         tick()
-        indices = range(at, min(at + EVALUATION_BATCH, len(rows)))
         leaves: list[Tensor] = []
-        form = _taken(_output_of(backbone, path, to_device(rows.batch(indices), device)), len(indices), leaves)
+        form = _taken(_output_of(backbone, path, to_device(rows.batch(numbers), device)), len(numbers), leaves)
         if not leaves:
             raise PluginContractError(f"stage {path!r} gives no tensor; wanted a tensor or a tuple of tensors")
-        yield form, leaves
+        yield _Batch(numbers, form, leaves)
+
+
+def _is_ragged(batch: _Batch, leaf: Tensor, lengths: np.ndarray[Any, Any] | None) -> bool:
+    """Return whether a tensor holds one value for each place of the padded inputs."""
+    return lengths is not None and leaf.dim() > 1 and leaf.shape[1] == max(1, int(lengths[batch.rows].max()))
 
 
 def _output_of(backbone: nn.Module, path: str, inputs: Any) -> Any:
@@ -225,9 +262,12 @@ def _built(form: Any, tensors: Mapping[str, Tensor]) -> Any:
     return tuple(parts) if "tuple" in form else parts
 
 
-def _expect_same(form: Any, first: list[Tensor], again: Any, leaves: list[Tensor]) -> None:
-    shapes = [[tuple(f.shape[1:]) for f in batch] for batch in (first, leaves)]
-    if form != again or shapes[0] != shapes[1]:
+def _expect_same(first: _Batch, again: _Batch, lengths: np.ndarray[Any, Any] | None) -> None:
+    shapes = [
+        [tuple(f.shape[2:]) if _is_ragged(batch, f, lengths) else tuple(f.shape[1:]) for f in batch.leaves]
+        for batch in (first, again)
+    ]
+    if first.form != again.form or shapes[0] != shapes[1]:
         raise PluginContractError(
             f"an activation differs from batch to batch: {shapes[0]} for a row, then {shapes[1]}; "
             "wanted one shape, one nesting and the same plain values for all rows"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotransfer.train.heads import LinearHead
-from autotransfer.train.network import TransferNetwork, call
+from autotransfer.train.network import TransferNetwork, call, mask_of
 from autotransfer.train.stages import Stages, stage_outputs
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class DepthNetwork(TransferNetwork):
         """Return the head's outputs ``float32`` [N, outputs]."""
         with stage_outputs(self.backbone, [*self.depths]) as seen:
             raw = call(self.backbone, inputs)
-        return self.head.classify(self.pooled(raw, seen))
+        return self.head.classify(self.pooled(raw, seen, mask_of(inputs)))
 
-    def pooled(self, raw: Any, seen: Mapping[str, Any]) -> Tensor:
+    def pooled(self, raw: Any, seen: Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
         """Return the features that the head sees: all depths, each of unit norm, ``float32`` [N, width]."""
-        return concatenated([*(seen[path] for path in self.depths), super().pooled(raw, seen)])
+        return concatenated([*(seen[path] for path in self.depths), super().pooled(raw, seen, mask)])
 
 
 def concatenated(pools: Sequence[Tensor]) -> Tensor:

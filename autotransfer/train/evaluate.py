@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
 from autotransfer.train.autocast import mixed
-from autotransfer.train.heads import pool_output
-from autotransfer.train.network import TransferNetwork, call, to_device
+from autotransfer.train.network import TransferNetwork, pooled_call, to_device
+from autotransfer.train.ragged import in_order, trimmed, windows
 from autotransfer.train.stages import Stages, pooled_stages, stage_outputs
 
 if TYPE_CHECKING:
@@ -62,10 +62,12 @@ def predict(
     network.eval()
     device = device_of(network)
     parts = []
-    for at in range(0, len(rows), EVALUATION_BATCH):
-        tick()
-        inputs = rows.batch(range(at, min(at + EVALUATION_BATCH, len(rows))))
-        parts.append(network(to_device(inputs, device)).float().cpu())
+    for window in windows(rows, 0, len(rows), EVALUATION_BATCH):
+        found = []
+        for numbers in window:
+            tick()
+            found.append(network(to_device(trimmed(rows.batch(numbers)), device)).float().cpu())
+        parts.append(in_order(window, found))
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
@@ -79,7 +81,7 @@ def features(
     stop: int,
     tick: Callable[[], None] = nothing,
 ) -> Iterator[list[Tensor]]:
-    """Yield pooled features after each stage, batch by batch: a list of ``float32`` [B, width] on the CPU.
+    """Yield pooled features after each stage, some rows at a time: lists of ``float32`` [B, width] on the CPU.
 
     Raises:
         PluginContractError: the backbone gives values that are not finite, or a width that changes.
@@ -87,13 +89,19 @@ def features(
     backbone.eval()
     device = device_of(backbone)
     with stage_outputs(backbone, stages.paths[:-1]) as seen:
-        for at in range(start, stop, EVALUATION_BATCH):
-            tick()
-            inputs = rows.batch(range(at, min(at + EVALUATION_BATCH, stop)))
-            final = pool_output(call(backbone, to_device(inputs, device)), output)
-            if not final.isfinite().all():
-                raise PluginContractError("the backbone gives values that are not finite (NaN or infinity)")
-            if final.shape[1] != stages.width:
-                raise PluginContractError(f"the backbone gives {final.shape[1]} features, before it was {stages.width}")
-            pools = pooled_stages(seen, stages, final) if stages.paths else [final]
-            yield [p.float().cpu() for p in pools]
+        for window in windows(rows, start, stop, EVALUATION_BATCH):
+            found = []
+            for numbers in window:
+                tick()
+                final = pooled_call(backbone, to_device(trimmed(rows.batch(numbers)), device), output)
+                _expect(final, stages.width)
+                pools = pooled_stages(seen, stages, final) if stages.paths else [final]
+                found.append([p.float().cpu() for p in pools])
+            yield [in_order(window, depth) for depth in zip(*found, strict=True)]
+
+
+def _expect(final: Tensor, width: int) -> None:
+    if not final.isfinite().all():
+        raise PluginContractError("the backbone gives values that are not finite (NaN or infinity)")
+    if final.shape[1] != width:
+        raise PluginContractError(f"the backbone gives {final.shape[1]} features, before it was {width}")

@@ -13,7 +13,7 @@ from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import Step, overrides
 from autotransfer.train.evaluate import device_of
 from autotransfer.train.heads import pool_output
-from autotransfer.train.network import call, to_device
+from autotransfer.train.network import call, mask_of, to_device
 from autotransfer.train.sampling import stream
 from autotransfer.train.stages import pooled_stages, stage_outputs
 
@@ -115,7 +115,7 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
     prefix = trainer.prefix()
     if prefix is not None:
         with prefix.suffix(network.backbone, "train", piece.tolist(), numbers) as run:
-            outputs = network.head(run())
+            outputs = network.head(*run())
         return [job.task.loss(outputs, targets, job.training.label_smoothing)]
     rng = np.random.default_rng(stream(job.recipe.seed, job.stream, "augment", trainer.step, int(piece[0])))
     rows, kind = (job.train, trainer.augment) if numbers is None else (job.train.view(numbers), "none")
@@ -123,10 +123,10 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
     paths = job.stages.paths[:-1] if trainer.own_term is not None else tuple(network.depths or ())
     with stage_outputs(network.backbone, paths) as seen:
         raw = call(network.backbone, inputs)
-    outputs = network.head.classify(network.pooled(raw, seen))
+    outputs = network.head.classify(network.pooled(raw, seen, mask_of(inputs)))
     terms = [job.task.loss(outputs, targets, job.training.label_smoothing)]
     if trainer.own_term is not None:
-        pools = _stage_features(trainer, seen, raw)
+        pools = _stage_features(trainer, seen, raw, mask_of(inputs))
         step = Step(
             inputs=inputs,
             outputs=outputs,
@@ -139,8 +139,8 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
     return terms
 
 
-def _stage_features(trainer: Trainer, seen: dict[str, Any], raw: Any) -> tuple[Tensor, ...]:
-    final = pool_output(raw, trainer.job.network.head.output)
+def _stage_features(trainer: Trainer, seen: dict[str, Any], raw: Any, mask: Tensor | None) -> tuple[Tensor, ...]:
+    final = pool_output(raw, trainer.job.network.head.output, mask)
     return tuple(pooled_stages(seen, trainer.job.stages, final)) if trainer.job.stages.paths else (final,)
 
 
@@ -152,8 +152,9 @@ def _unlabeled(trainer: Trainer, count: int) -> tuple[Tensor, ...]:
     drawn = rng.choice(len(rows), size=count, replace=len(rows) < count)
     backbone = trainer.job.network.backbone
     with stage_outputs(backbone, trainer.job.stages.paths[:-1]) as seen:
-        raw = call(backbone, to_device(rows.batch([int(i) for i in drawn]), device_of(backbone)))
-    return _stage_features(trainer, seen, raw)
+        inputs = to_device(rows.batch([int(i) for i in drawn]), device_of(backbone))
+        raw = call(backbone, inputs)
+    return _stage_features(trainer, seen, raw, mask_of(inputs))
 
 
 def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:

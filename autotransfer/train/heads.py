@@ -12,6 +12,7 @@ from autotransfer.protocols import HeadState
 from autotransfer.train.autocast import exact
 
 _RANK = {"vector": 2, "tokens": 3, "map": 4}
+_HALF = (torch.bfloat16, torch.float16)
 STANDARDISE_ROWS = 512
 """Training rows whose features give a head's fixed statistics."""
 
@@ -36,9 +37,9 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return ``float32`` [N, outputs] from what the backbone gave."""
-        return self.classify(pool_output(features, self.output))
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return ``float32`` [N, outputs] from what the backbone gave, under the inputs' mask [N, T]."""
+        return self.classify(pool_output(features, self.output, mask))
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Return ``float32`` [N, outputs] from pooled features [N, width], whatever the backbone ran in."""
@@ -97,8 +98,13 @@ def moments(pooled: Tensor) -> tuple[Tensor, Tensor]:
     return values.mean(0), torch.where(spread > floor, 1.0 / spread.clamp_min(1e-12), torch.ones_like(spread))
 
 
-def pool_output(features: Any, output: str) -> Tensor:
+def pool_output(features: Any, output: str, mask: Tensor | None = None) -> Tensor:
     """Return [N, width] from a backbone's output: a vector as it is, tokens and maps by their mean.
+
+    Args:
+        features: what the backbone gave.
+        output: ``vector``, ``tokens`` or ``map``.
+        mask: [N, T] of padded inputs, 1 where there is something; tokens are averaged under it.
 
     Raises:
         PluginContractError: the output is no tensor, or not of the rank that its kind has.
@@ -111,14 +117,15 @@ def pool_output(features: Any, output: str) -> Tensor:
         hint = f"; output={fits[0]!r} fits this shape" if fits else ""
         raise PluginContractError(f"the backbone gave shape {shape}, which is no {output} (rank {_RANK[output]}){hint}")
     if output == "tokens":
-        return _mean(features, (1,))
+        return _masked_mean(features, mask)
     return _mean(features, (2, 3)) if output == "map" else features
 
 
-def pool_activation(activation: Any) -> Tensor | None:
+def pool_activation(activation: Any, mask: Tensor | None = None) -> Tensor | None:
     """Return [N, channels] from what a stage gave, or None where that has no meaning.
 
-    Maps may be channels-first or channels-last: the channel axis is the one that is not one of two equal ones.
+    Maps may be channels-first or channels-last: the channel axis is the one that is not one of two equal ones. Tokens
+    are averaged under the inputs' mask [N, T]; so are maps of masked inputs, which are [N, C, T', F].
     """
     tensor = activation
     while isinstance(tensor, (tuple, list)) and tensor:
@@ -128,12 +135,31 @@ def pool_activation(activation: Any) -> Tensor | None:
     if tensor.dim() == 2:
         return tensor.clone()  # the next stage may change it in place
     if tensor.dim() == 3:
-        return _mean(tensor, (1,))
+        return _masked_mean(tensor, mask)
+    if mask is not None:  # a spectrogram's: channels, time, frequency
+        return _masked_mean(_mean(tensor, (3,)).transpose(1, 2), mask)
     last = tensor.shape[1] == tensor.shape[2] != tensor.shape[3]
     return _mean(tensor, (1, 2) if last else (2, 3))
 
 
+def _masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean [N, C] of tokens [N, T', C] where a mask [N, T] has something, whatever is padded beside it.
+
+    Where a network makes another number of tokens (frames of a waveform), each stands for the place in the mask that
+    it lies over.
+    """
+    if mask is None:
+        return _mean(tokens, (1,))
+    if tokens.shape[0] != mask.shape[0]:  # tokens first, rows second: what the mask says of them is not known
+        return _mean(tokens, (1,))
+    if mask.shape[1] != tokens.shape[1]:
+        places = (torch.arange(tokens.shape[1], device=mask.device) * mask.shape[1]) // tokens.shape[1]
+        mask = mask[:, places]
+    seen = mask.to(tokens.device).bool().unsqueeze(2)
+    total = tokens.masked_fill(~seen, 0.0).sum(1, dtype=torch.float32 if tokens.dtype in _HALF else None)
+    return total / seen.sum(1).clamp_min(1)
+
+
 def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the mean over axes; of half precision in ``float32``, as a rounded mean would lose what differs."""
-    half = values.dtype in (torch.bfloat16, torch.float16)
-    return values.mean(axes, dtype=torch.float32 if half else None)
+    return values.mean(axes, dtype=torch.float32 if values.dtype in _HALF else None)

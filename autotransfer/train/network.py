@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import FittedModule
+from autotransfer.protocols import MASK, FittedModule
 from autotransfer.train.heads import LinearHead, pool_output
 from autotransfer.train.sampling import stream
 from autotransfer.weights import mend_torchvision
@@ -34,21 +34,32 @@ class TransferNetwork(nn.Module):
 
     def forward(self, inputs: Any) -> Tensor:
         """Return the head's outputs ``float32`` [N, outputs]."""
-        return self.head.classify(self.pooled(call(self.backbone, inputs), {}))
+        return self.head.classify(self.pooled(call(self.backbone, inputs), {}, mask_of(inputs)))
 
-    def pooled(self, raw: Any, seen: Mapping[str, Any]) -> Tensor:
+    def pooled(self, raw: Any, seen: Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
         """Return the features that the head sees, [N, width].
 
         Args:
             raw: what the backbone gave.
             seen: pooled features of at least the stages in ``depths``, by path.
+            mask: of the inputs.
         """
-        return pool_output(raw, self.head.output)
+        return pool_output(raw, self.head.output, mask)
 
 
 def call(module: nn.Module, inputs: Any) -> Any:
     """Return ``module(**inputs)`` for a mapping, else ``module(inputs)``."""
     return module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+
+
+def mask_of(inputs: Any) -> Tensor | None:
+    """Return the inputs' mask [N, T]; None where nothing is padded."""
+    return inputs.get(MASK) if isinstance(inputs, Mapping) else None
+
+
+def pooled_call(module: nn.Module, inputs: Any, output: str) -> Tensor:
+    """Return the pooled output [N, width] of a backbone on inputs, under their mask."""
+    return pool_output(call(module, inputs), output, mask_of(inputs))
 
 
 def to_device(inputs: Any, device: torch.device) -> Any:

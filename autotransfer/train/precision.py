@@ -20,8 +20,7 @@ from autotransfer.codec import digest, from_json, to_json
 from autotransfer.errors import ModelError
 from autotransfer.train.autocast import cpu_facts, has_bfloat16, mixed
 from autotransfer.train.evaluate import device_of, nothing
-from autotransfer.train.heads import pool_output
-from autotransfer.train.network import call, to_device
+from autotransfer.train.network import pooled_call, to_device
 from autotransfer.weights import cache_folder
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ def _judged(full: float, half: float) -> Precision:
 def frozen_pass(backbone: nn.Module, inputs: Any, output: str) -> tuple[Tensor, bool]:
     """Return pooled features ``float32`` [N, width], and whether they are finite."""
     with torch.no_grad():
-        pooled = pool_output(call(backbone, inputs), output).float()
+        pooled = pooled_call(backbone, inputs, output).float()
     return pooled, bool(pooled.isfinite().all())
 
 
@@ -175,7 +174,7 @@ def training_pass(backbone: nn.Module, inputs: Any, output: str) -> tuple[Tensor
     """Return pooled features, and whether they and the gradients are finite; no gradient is kept."""
     wanted = [p for p in backbone.parameters() if p.requires_grad]
     with torch.enable_grad():
-        pooled = pool_output(call(backbone, inputs), output).float()
+        pooled = pooled_call(backbone, inputs, output).float()
         found = torch.autograd.grad(pooled.square().mean(), wanted, allow_unused=True) if wanted else ()
     return pooled.detach(), all(bool(t.isfinite().all()) for t in (pooled.detach(), *found) if t is not None)
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotransfer.errors import StoreFullError
+from autotransfer.errors import PluginContractError, StoreFullError
 from autotransfer.store import Store
 from autotransfer.train.activations import FORM, mixed_views, read_activations, write_activations
 from autotransfer.train.cuts import Cut, check_cuts, run_from
 from autotransfer.train.evaluate import EVALUATION_BATCH, device_of, nothing, probe_of
-from autotransfer.train.network import TransferNetwork, call, to_device
+from autotransfer.train.network import TransferNetwork, call, mask_of, to_device
+from autotransfer.train.ragged import in_order, windows
 from autotransfer.train.stages import Stages
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Prefix:
     def suffix(
         self, backbone: nn.Module, split: str, indices: Sequence[int], numbers: np.ndarray[Any, Any] | None = None
     ) -> Iterator[Callable[[], Any]]:
-        """Give a function that runs the rest of the backbone on these rows of a split.
+        """Give a function that runs the rest of the backbone on these rows: its output, and the inputs' mask or None.
 
         Args:
             backbone: whose rest it is.
@@ -64,8 +65,10 @@ class Prefix:
             activation = read_activations(arrays, range(len(indices)))
         activation = to_device(activation, device)
         inputs = to_device(self._inputs(split, indices, numbers), device)
-        with run_from(backbone, self.stages, self.cut, activation, len(indices)) as rest:
-            yield lambda: call(rest, inputs)
+        mask = mask_of(inputs)
+        width = None if mask is None else mask.shape[1]
+        with run_from(backbone, self.stages, self.cut, activation, len(indices), width=width) as rest:
+            yield lambda: (call(rest, inputs), mask)
 
     def _inputs(self, split: str, indices: Sequence[int], numbers: np.ndarray[Any, Any] | None) -> Any:
         if self.cut.inputs:  # a mask, positions
@@ -79,11 +82,14 @@ class Prefix:
         """Return the network's outputs ``float32`` [N, outputs] on a split, in its order, on the CPU."""
         network.eval()
         parts = []
-        for at in range(0, len(self.rows[split]), EVALUATION_BATCH):
-            tick()
-            indices = range(at, min(at + EVALUATION_BATCH, len(self.rows[split])))
-            with self.suffix(network.backbone, split, indices) as run:
-                parts.append(network.head(run()).float().cpu())
+        rows = self.rows[split]
+        for window in windows(rows, 0, len(rows), EVALUATION_BATCH):
+            found = []
+            for numbers in window:
+                tick()
+                with self.suffix(network.backbone, split, numbers) as run:
+                    found.append(network.head(*run()).float().cpu())
+            parts.append(in_order(window, found))
         return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
@@ -144,7 +150,7 @@ class Prefixes:
                 rows = rows.view(number) if number else rows
                 write_activations(self.store, key, backbone, stages, cut, rows, half=self.half, tick=self.tick)
                 entries[split, number] = self.store.get(key)
-        except StoreFullError as error:
+        except (StoreFullError, PluginContractError) as error:
             self.notes.append(f"trained without stored activations: {error}")
             return None
         held: dict[str, list[Mapping[str, np.ndarray[Any, Any]]]] = {split: [] for split in self.rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotransfer.errors import PluginContractError, suggestion
+from autotransfer.protocols import MASK
 from autotransfer.train.autocast import exact
 from autotransfer.train.heads import pool_activation, pool_output
-from autotransfer.train.network import call
+from autotransfer.train.network import call, mask_of
 
 MOST_TRACED = 12
 """Traced networks are given at most this many stages."""
@@ -54,6 +56,8 @@ class Stages:
     """Pooled features after each stage, 0 where there are none; the last is ``width``."""
     inputs: tuple[int, ...] = ()
     """Shape of one row of the inputs, where they are one tensor."""
+    width_traced: int = 0
+    """Length of the mask of the inputs that the stages were found with; 0: they have none."""
     activations: tuple[Any, ...] = field(default=(), repr=False, compare=False)
     stem_outputs: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -76,7 +80,7 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
             not finite or not of its kind.
     """
     calls, whole = _trace(backbone, inputs, record=())
-    pooled = pool_output(whole, output)
+    pooled = pool_output(whole, output, mask_of(inputs))
     if not pooled.isfinite().all():
         raise PluginContractError("the backbone gives values that are not finite (NaN or infinity)")
     once = {c.path: c for c in calls if sum(o.path == c.path for o in _same(calls, c.path)) == 1}
@@ -101,6 +105,7 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
         width=pooled.shape[1],
         widths=(*(0 if p is None else p.shape[1] for p in pools), pooled.shape[1]),
         inputs=tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else (),
+        width_traced=0 if mask_of(inputs) is None else int(inputs[MASK].shape[1]),
         activations=tuple(kept[p].output for p in paths),
         stem_outputs={p: kept[p].output for p in stem},
     )
@@ -108,18 +113,26 @@ def find_stages(backbone: nn.Module, inputs: Any, *, declared: Sequence[str] = (
 
 @contextmanager
 def stage_outputs(
-    backbone: nn.Module, paths: Sequence[str], take: Callable[[Any], Any] = pool_activation
+    backbone: nn.Module, paths: Sequence[str], take: Callable[[Any], Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Give a mapping that each forward pass fills with what ``take`` makes of the stages' outputs, by path.
 
-    It is taken at once: the next stage may change its input in place.
+    It is taken at once: the next stage may change its input in place. None: outputs are pooled, under the mask that
+    the pass is called with, where it has one.
     """
     seen: dict[str, Any] = {}
-    hooks = []
+    hooks: list[Any] = []
+    mask: list[Tensor | None] = [None]
+
+    def enter(_module: nn.Module, _args: Any, named: dict[str, Any]) -> None:
+        mask[0] = mask_of(named)
+
+    if take is None and paths:
+        hooks.append(backbone.register_forward_pre_hook(enter, with_kwargs=True))
     for path in paths:
 
         def keep(_module: nn.Module, _inputs: Any, result: Any, path: str = path) -> None:
-            seen[path] = take(result)
+            seen[path] = pool_activation(result, mask[0]) if take is None else take(result)
 
         hooks.append(backbone.get_submodule(path).register_forward_hook(keep))
     try:
@@ -135,7 +148,7 @@ def _trace(backbone: nn.Module, inputs: Any, record: Sequence[str]) -> tuple[lis
     calls: list[Call] = []
     open_calls: dict[str, list[Call]] = {}
     hooks, clock = [], iter(range(1 << 62))
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_RECURRENT)
     for path, module in backbone.named_modules():
 
         def enter(_m: nn.Module, _i: Any, path: str = path) -> None:
@@ -158,6 +171,15 @@ def _trace(backbone: nn.Module, inputs: Any, record: Sequence[str]) -> tuple[lis
         for hook in hooks:
             hook.remove()
     return [c for c in calls if c.leave >= 0], whole
+
+
+def _recurrent_flops(inputs: Any, first: Any, second: Any, *_rest: Any, **_named: Any) -> int:
+    """Return the operations of one recurrent layer, from the shapes of its inputs [T, B, C] and its two matrices."""
+    return int(2 * math.prod(inputs[:2]) * (math.prod(first) + math.prod(second)))
+
+
+_RECURRENT = {torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops}
+"""What torch runs recurrent layers by on a CPU, and does not count itself."""
 
 
 def copied(value: Any) -> Any:

@@ -1,7 +1,14 @@
-"""Fetch a real image data set by the name of its Debian package, and lay it out as class folders.
+"""Fetch a real data set by the name of its package, and lay it out as class folders, or as a table of texts or sounds.
 
     python benchmarks/data/fetch.py tux --out data/tux           # 8 folders of drawings and photographs, about 700 rows
     python benchmarks/data/fetch.py fashion --out data/fashion   # 2,000 rows of 10 classes, 28 x 28, grey
+    python benchmarks/data/fetch.py movies --out data/movies     # movies.csv: 2,000 snippets of reviews, 2 classes
+    python benchmarks/data/fetch.py tweets --out data/tweets     # tweets.csv: 2,000 rated tweets, the same 2 classes
+    python benchmarks/data/fetch.py fortunes --out data/fortunes # fortunes.csv: 3,000 sayings of 12 topics
+    python benchmarks/data/fetch.py glosses --out data/glosses   # glosses.csv: 3,000 definitions of nouns of 12 topics
+    python benchmarks/data/fetch.py drums --out data/drums       # drum hits of 14 kits: drums.csv with a kit column
+    python benchmarks/data/fetch.py prompts --out data/prompts   # telephone prompts in 5 languages, 8 kHz, 500 rows
+    python benchmarks/data/fetch.py names --out data/names       # spoken names in 8 languages: names.csv
 
 Needs apt-get and dpkg-deb, and a package list (apt-get update) that knows the package; nothing is installed.
 """
@@ -17,6 +24,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import sounds  # beside this file
+import texts
 from PIL import Image
 
 TUX_PACKAGE, TUX_FOLDER, TUX_CLASSES = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", 8
@@ -64,16 +73,34 @@ def read_idx(path: Path, header: int) -> np.ndarray:
         return np.frombuffer(file.read(), dtype=np.uint8, offset=header)
 
 
+def table(name: str, folder: Path, out: Path) -> dict[str, int]:
+    """Write a table of texts."""
+    files = {"movies": "movieReviewSnippets_GroundTruth.txt", "tweets": "tweets_GroundTruth.txt"}
+    if name in files:
+        rows = texts.sentences(folder, files[name])
+    else:
+        package = {"fortunes": "fortunes", "glosses": "wordnet-base"}[name]
+        rows = {"fortunes": texts.fortunes, "glosses": texts.glosses}[name](unpack(package, folder))
+    return texts.written(rows, out / f"{name}.csv", 2000 if name in files else 3000)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["tux", "fashion"])
+    parser.add_argument("name", choices=["tux", "fashion", "movies", "tweets", "fortunes", "glosses", *sounds.SETS])
     parser.add_argument("--out", type=Path, required=True, help="folder to make; it must not hold anything yet")
     given = parser.parse_args()
     if given.out.exists() and any(given.out.iterdir()):
         parser.error(f"{given.out} is not empty")
-    package, lay_out = (TUX_PACKAGE, tux) if given.name == "tux" else (FASHION_PACKAGE, fashion)
+    pictures = {"tux": (TUX_PACKAGE, tux), "fashion": (FASHION_PACKAGE, fashion)}
     with tempfile.TemporaryDirectory() as folder:
-        counts = lay_out(unpack(package, Path(folder)), given.out)
+        if given.name in pictures:
+            package, lay_out = pictures[given.name]
+            counts = lay_out(unpack(package, Path(folder)), given.out)
+        elif given.name in sounds.SETS:
+            given.out.mkdir(parents=True, exist_ok=True)
+            counts = sounds.SETS[given.name](Path(folder), given.out)
+        else:
+            counts = table(given.name, Path(folder), given.out)
     for name, count in counts.items():
         print(f"{count:6d}  {name}")
     print(f"{sum(counts.values()):6d}  in {given.out}")

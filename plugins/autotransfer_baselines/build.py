@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from torch import Tensor, nn
 
 from autotransfer.plugin import FittedState, HeadState
@@ -32,6 +33,8 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0)
 DEFAULT_PENALTY = 0.1
 """Where there are too few rows to choose."""
 FOLDS = 3
+SPARSE = 0.1
+"""Features of which fewer are not zero are fitted as sparse ones, many times faster."""
 NEVER = -30.0
 """Logit of a class without training rows."""
 Array = np.ndarray[Any, Any]
@@ -98,9 +101,9 @@ class Nothing(nn.Module):
     def restore(self, state: FittedState) -> None:
         """There is nothing to take on."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, rows: Any) -> Tensor:
         """Return zeros [B, 1]."""
-        return torch.zeros(len(images), 1, device=images.device)
+        return torch.zeros(len(rows), 1, device=getattr(rows, "device", None))
 
 
 def logistic_head(features: Tensor, targets: Tensor) -> HeadState:
@@ -115,9 +118,12 @@ def logistic_head(features: Tensor, targets: Tensor) -> HeadState:
         targets: class numbers ``int64`` [N], or ``float32`` [N, K].
     """
     raw = features.double().numpy()
+    thin = np.count_nonzero(raw) < SPARSE * raw.size
     mean, spread = raw.mean(0), float(raw.std(0).max(initial=0.0))
     varies = spread > CONSTANT * max(1.0, float(np.abs(raw).max(initial=0.0)))
-    x = (raw - mean) / spread if varies else None
+    if thin:  # centring would fill the zeros; the intercept does its work
+        mean = np.zeros_like(mean)
+    x = (sparse.csr_matrix(raw / spread) if thin else (raw - mean) / spread) if varies else None
     if not torch.is_floating_point(targets):
         weight, bias = _softmax(x, targets.numpy(), raw.shape[1])
     else:
@@ -152,6 +158,8 @@ def _column(x: Array | None, y: Array, width: int) -> tuple[Array, float]:
     if not np.isin(y, (0.0, 1.0)).all():
         if x is None or not y.std() > 0:
             return np.zeros(width), share
+        if sparse.issparse(x):
+            return _ridge(x, y)
         ridge = RidgeCV(alphas=np.logspace(-2, 5, 15)).fit(x, y)
         return ridge.coef_, float(ridge.intercept_)
     if x is None or share in (0.0, 1.0):
@@ -159,6 +167,24 @@ def _column(x: Array | None, y: Array, width: int) -> tuple[Array, float]:
         return np.zeros(width), float(np.log(share / (1 - share)))
     model = _fitted(x, y.astype(np.int64))
     return model.coef_[0], float(model.intercept_[0])
+
+
+def _ridge(x: Any, y: Array) -> tuple[Array, float]:
+    """Return ridge weights on sparse features, the penalty of the best cross-validated squared error."""
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    few, wanted = x[:CHOICE_ROWS], y[:CHOICE_ROWS]
+
+    def error(alpha: float) -> float:
+        found = cross_val_score(_sparse_ridge(alpha), few, wanted, cv=folds, scoring="neg_mean_squared_error")
+        return float(-found.mean())
+
+    best = min(np.logspace(-1, 4, 6), key=error) if len(y) >= 2 * FOLDS else 10.0
+    model = _sparse_ridge(float(best)).fit(x, y)
+    return model.coef_, float(model.intercept_)
+
+
+def _sparse_ridge(alpha: float) -> Any:
+    return Ridge(alpha=alpha, solver="sparse_cg", tol=1e-4)
 
 
 def _fitted(x: Array, labels: Array) -> Any:

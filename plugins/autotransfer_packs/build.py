@@ -1,4 +1,4 @@
-"""The networks of the packs: built by timm, filled with what a pack holds."""
+"""The networks of the packs, filled with what a pack holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import timm
 from torch import nn
 
+from autotransfer_packs import d_vector as d_vectors
 from autotransfer_packs import dinov2, in_order, nsfw
+from autotransfer_packs import speech_embedding as embeddings
 
 
 def efficientnet_lite0(weights: Path | None) -> nn.Module:
@@ -67,6 +69,44 @@ def dinov2_focus(weights: Path | None, size: int = dinov2.SIZE) -> nn.Module:
     if weights is not None:
         dinov2.fill(network, weights)
     return network  # type: ignore[no-any-return]
+
+
+def whisper_tiny_en(weights: Path | None) -> nn.Module:
+    """Return the encoder of Whisper tiny.en: clips [N, S] at 16 kHz and their mask -> ``float32`` [N, 384].
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    from autotransfer_packs import whisper  # transformers takes seconds to load; the other packs do without
+
+    network = whisper.network()
+    if weights is not None:
+        whisper.fill(network, weights)
+    return network
+
+
+def d_vector(weights: Path | None) -> nn.Module:
+    """Return resemblyzer's speaker encoder: clips [N, S] at 16 kHz and their mask -> ``float32`` [N, 256].
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    network = d_vectors.DVector()
+    if weights is not None:
+        d_vectors.fill(network, weights)
+    return network
+
+
+def speech_embedding(weights: Path | None) -> nn.Module:
+    """Return Google's speech embedding: clips [N, S] at 16 kHz and their mask -> ``float32`` [N, 96].
+
+    Raises:
+        WeightsError: the file does not hold this network.
+    """
+    network = embeddings.SpeechEmbedding()
+    if weights is not None:
+        embeddings.fill(network, weights)
+    return network
 
 
 def _by_order(network: Any, weights: Path | None) -> nn.Module:

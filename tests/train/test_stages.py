@@ -138,3 +138,16 @@ def test_stage_features_are_those_before_the_next_stage_changes_them_in_place(to
     with torch.no_grad(), stage_outputs(module, ("one",)) as seen:
         module(inputs)
     torch.testing.assert_close(seen["one"], wanted, rtol=0, atol=1e-6)
+
+
+def test_recurrent_layers_are_counted():
+    class Last(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(6, 10, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(x.unflatten(1, (5, 6)))[0][:, -1]
+
+    stages = find_stages(Last(), torch.randn(3, 30))
+    assert stages.macs[-1] == 5 * 4 * 10 * (6 + 10)

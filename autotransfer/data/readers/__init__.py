@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autotransfer.data.modalities import modality
 from autotransfer.data.readers import arrays, datasets, folders, tables
 from autotransfer.errors import DataError, suggestion
 from autotransfer.protocols import Dataset
 from autotransfer.registry import Registry
-from autotransfer.spec import MODALITIES
 
 ACCEPTED = (
     "a folder of class folders (flat, or under train/ val/ test/), a CSV, TSV, Parquet or JSONL table with a column of "
-    "image paths, a pandas DataFrame, (X, y) of arrays, PIL images or paths, a Hugging Face dataset, or a torch Dataset"
+    "file paths or of texts, a pandas DataFrame, (X, y) of arrays, PIL images, texts or paths, a Hugging Face dataset, "
+    "or a torch Dataset"
 )
 _BUILT_IN: tuple[Callable[[Any, Mapping[str, Any]], Dataset | None], ...] = (
     folders.read,
@@ -31,21 +32,17 @@ def read(source: Any, registry: Registry | None = None, **options: Any) -> Datas
         source: one of ``ACCEPTED``.
         registry: its plugins are asked first.
         **options: ``target``, ``modality``, ``task`` and ``groups`` as the caller gave them; ``labelled=False``
-            for rows to predict.
+            for rows to predict; ``columns`` that the items of an earlier source were taken from.
 
     Raises:
         DataError: no reader takes the source, or it is not what it seems.
     """
-    modality = options.get("modality")
-    if modality is not None and modality not in MODALITIES:
-        raise DataError(
-            f"modality is {modality!r}{suggestion(str(modality), MODALITIES)}; known: {', '.join(MODALITIES)}"
-        )
+    named = options.get("modality")
+    if named is not None:
+        modality(named)  # tells of a wrong name
     found = registry.read_dataset(source, options) if registry is not None else None
     if found is not None:
         return found
-    if modality in ("text", "audio"):
-        raise DataError(f"{modality} is not supported yet: no plugin reads it, and autotransfer itself reads images")
     if isinstance(options.get("target"), (list, tuple)):
         raise DataError(f"several targets ({', '.join(map(str, options['target']))}) are not supported yet; name one")
     for reader in _BUILT_IN:

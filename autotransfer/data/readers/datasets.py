@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from autotransfer.data.dataset import ImageDataset, Lazy, groups_of, joined
+from autotransfer.data.dataset import ItemDataset, Lazy, groups_of, joined
+from autotransfer.data.modalities import modalities, modality
+from autotransfer.data.readers.columns import SAMPLED, Found, find_columns
 from autotransfer.errors import DataError, faults, suggestion
 
-_IMAGES = ("image", "img", "picture", "pixels")
 _LABELS = ("label", "labels", "target", "class")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
-def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
-    """Return a Hugging Face Dataset or DatasetDict, or a torch Dataset of (image, label); None for others.
+def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
+    """Return a Hugging Face Dataset or DatasetDict, or a torch Dataset of (item, label); None for others.
 
     Raises:
         DataError: the columns are not clear, or a row is no pair.
@@ -31,7 +33,7 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
     return _torch(source, options)
 
 
-def _dictionary(source: Mapping[str, Any], options: Mapping[str, Any]) -> ImageDataset:
+def _dictionary(source: Mapping[str, Any], options: Mapping[str, Any]) -> ItemDataset:
     known = {k: v for k, v in source.items() if k in _SPLITS}
     if not known:
         raise DataError(f"the dataset has the splits {', '.join(map(str, source))}; wanted train, validation or test")
@@ -45,16 +47,20 @@ def _dictionary(source: Mapping[str, Any], options: Mapping[str, Any]) -> ImageD
     return made
 
 
-def _hugging_face(source: Any, options: Mapping[str, Any]) -> ImageDataset:
+def _hugging_face(source: Any, options: Mapping[str, Any]) -> ItemDataset:
     if not hasattr(source, "__len__"):
         raise DataError("the dataset is streamed, and its rows are needed more than once; load it without streaming")
     columns, kinds = list(source.column_names), dict(source.features or {})
-    image, wrong = _image_column(columns, kinds)
+    wrong, groups = list[str](), options.get("groups")
     labelled, target = options.get("labelled", True), None
     if labelled:
         target, lacking = _target(columns, kinds, options.get("target"))
         wrong += lacking
-    groups = options.get("groups")
+    skip = {target, groups if isinstance(groups, str) else None}
+    try:
+        found = _items(source, columns, kinds, options, {c for c in skip if c})
+    except DataError as error:
+        wrong.append(str(error))
     if isinstance(groups, str) and groups in columns:
         groups = list(source[groups])
     try:
@@ -64,22 +70,32 @@ def _hugging_face(source: Any, options: Mapping[str, Any]) -> ImageDataset:
     if wrong:
         raise DataError(faults("the dataset cannot be used", wrong))
     values = {target: _named(list(source[target]), kinds.get(target))} if target is not None else {}
-    return ImageDataset("dataset", Lazy(source, image), values, groups=held)
+    single = len(found.columns) == 1 and found.kind.feature
+    items = Lazy(source, found.columns[0]) if single else Lazy(source, found.columns, found.kind.name)
+    notes = [] if len(found.columns) == 1 else [f"{found.kind.many} are joined from: {', '.join(found.columns)}"]
+    return ItemDataset(
+        "dataset", items, values, modality=found.kind.name, columns=found.columns, groups=held, notes=notes
+    )
 
 
-def _image_column(columns: list[str], kinds: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return the column of images, or what is wrong."""
-    typed = [c for c in columns if type(kinds.get(c)).__name__ == "Image"]
-    found = typed or [c for c in columns if c in _IMAGES]
-    found = [c for c in found if c in _IMAGES][:1] if len(found) > 1 else found
-    if found:
-        return found[0], []
-    shown = ", ".join(columns)
-    if typed:
-        return "", [f"several columns hold images ({', '.join(typed)}); call one of them 'image'"]
-    audio = any(type(k).__name__ == "Audio" for k in kinds.values())
-    later = "audio is not supported yet" if audio else "text is not supported yet"
-    return "", [f"no column holds images ({later}); columns: {shown}; where one does, call it 'image'"]
+def _items(
+    source: Any, columns: list[str], kinds: Mapping[str, Any], options: Mapping[str, Any], skip: set[str]
+) -> Found:
+    """Return the columns of the items: by their types where these tell, else by what they hold."""
+    typed: dict[str, list[str]] = {}
+    for kind in modalities(options.get("modality")):
+        of = [c for c in columns if kind.feature and type(kinds.get(c)).__name__ == kind.feature]
+        named = [c for c in of if c in kind.names]
+        if of:
+            typed[kind.name] = named[:1] if len(of) > 1 and named else of
+    if len(typed) > 1:
+        raise DataError(f"columns hold {' and '.join(typed)}; say which with modality=")
+    for name, of in typed.items():
+        if len(of) > 1:
+            raise DataError(f"several columns hold {name}s ({', '.join(of)}); call one of them {name!r}")
+        return Found(modality(name), tuple(of))
+    first = [source[i] for i in range(min(SAMPLED, len(source)))]
+    return find_columns(columns, lambda c: [r[c] for r in first if r[c] is not None], options, skip)
 
 
 def _target(columns: list[str], kinds: Mapping[str, Any], given: str | None) -> tuple[str | None, list[str]]:
@@ -106,7 +122,7 @@ def _pairs(source: list[Any]) -> bool:
     return bool(source) and all(isinstance(r, (tuple, list)) and len(r) == 2 for r in source[:5])
 
 
-def _torch(source: Any, options: Mapping[str, Any]) -> ImageDataset:
+def _torch(source: Any, options: Mapping[str, Any]) -> ItemDataset:
     if not len(source):
         raise DataError("the dataset has no rows")
     try:
@@ -115,17 +131,36 @@ def _torch(source: Any, options: Mapping[str, Any]) -> ImageDataset:
         first = error
     pairs = isinstance(first, (tuple, list)) and len(first) == 2
     if not options.get("labelled", True):
-        return ImageDataset("dataset", Lazy(source, 0 if pairs else None), {})
+        item = first[0] if pairs else first
+        return ItemDataset("dataset", Lazy(source, 0 if pairs else None), {}, modality=_kind(item, options))
     if not pairs and not isinstance(first, Exception):
-        raise DataError(f"rows of the {type(source).__name__} are {type(first).__name__}; wanted pairs (image, label)")
+        raise DataError(f"rows of the {type(source).__name__} are {type(first).__name__}; wanted pairs (item, label)")
     groups = groups_of(options.get("groups"), len(source), "the dataset")
     values, unreadable = _torch_labels(source, first)
     named = {str(options.get("target") or "label"): values}
-    return ImageDataset("dataset", Lazy(source, 0), named, groups=groups, unreadable=unreadable)
+    kind = _kind(_first_item(source, first), options)
+    return ItemDataset("dataset", Lazy(source, 0), named, modality=kind, groups=groups, unreadable=unreadable)
+
+
+def _first_item(source: Any, first: Any) -> Any:
+    """Return the item of the first row that can be had, of some; None where none can."""
+    if not isinstance(first, Exception):
+        return first[0]
+    for i in range(1, min(SAMPLED, len(source))):
+        with contextlib.suppress(Exception):  # a foreign dataset may raise anything
+            return source[i][0]
+    return None
+
+
+def _kind(item: Any, options: Mapping[str, Any]) -> str:
+    """Return the modality of a dataset by one of its items: the first that owns it, or the first of all."""
+    asked = options.get("modality")
+    owners = [k.name for k in modalities(asked) if asked is not None or k.owns([item])]
+    return owners[0] if owners else modalities()[0].name
 
 
 def _torch_labels(source: Any, first: Any) -> tuple[list[Any], dict[int, str]]:
-    """Return labels, and why rows gave none; images are decoded only where the labels cannot be had alone."""
+    """Return labels, and why rows gave none; items are decoded only where the labels cannot be had alone."""
     values, unreadable = list[Any](), dict[int, str]()
     known = getattr(source, "targets", None)
     if known is not None and len(known) == len(source) and _same(known[0], first):

@@ -1,37 +1,37 @@
-"""Tables: CSV, TSV, Parquet, JSONL and pandas frames with a column of image paths and a target column."""
+"""Tables: CSV, TSV, Parquet, JSONL and pandas frames with a column of items (or paths of them) and a target column."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autotransfer.data.dataset import ImageDataset, groups_of
-from autotransfer.data.image import SUFFIXES
+from autotransfer.data.dataset import ItemDataset, groups_of
+from autotransfer.data.readers.columns import SAMPLED, Found, find_columns
+from autotransfer.data.text import encoding_of
 from autotransfer.errors import DataError, faults, suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LIKELY = ("label", "target", "class", "category", "y")
-_IMAGES = ("image", "image_path", "path", "file", "filename", "file_name")
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
 
-def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
-    """Return a table with a column of image paths; None where the source is no table.
+def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
+    """Return a table with columns that hold items; None where the source is no table.
 
     Paths are relative to the table's folder; those of a frame to the working folder. A column ``split`` of train,
     validation and test is followed.
 
     Raises:
-        DataError: the target column is missing or not said, no column holds images, or the file cannot be read.
+        DataError: the target column is missing or not said, no column holds items, or the file cannot be read.
     """
     if isinstance(source, (str, Path)) and Path(source).is_file():
-        frame = _load(Path(source))
+        frame, told = _load(Path(source))
         root, name = Path(source).absolute().parent, str(source)  # workers have another working folder
     elif type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
-        frame, root, name = source, Path.cwd(), "the table"
+        frame, root, name, told = source, Path.cwd(), "the table", list[str]()
     else:
         return None
     if frame is None:
@@ -42,46 +42,85 @@ def read(source: Any, options: Mapping[str, Any]) -> ImageDataset | None:
     if not frame.columns.is_unique:
         twice = sorted(set(frame.columns[frame.columns.duplicated()]))
         raise DataError(f"{name} has several columns of one name: {', '.join(twice)}; rename them")
-    return _read(frame, root, name, options)
+    return _read(frame, root, name, options, told)
 
 
-def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any]) -> ImageDataset:
+def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any], told: Sequence[str]) -> ItemDataset:
     """Return the frame's rows, or raise all that is wrong with its columns at once."""
     wrong: list[str] = []
     labelled, given = options.get("labelled", True), options.get("target")
-    column = _image_column(frame, None if given is None else str(given), wrong)
-    target = _target(frame, given, column, wrong) if labelled else None
     groups = options.get("groups") if labelled else None
-    held: list[Any] | None = None
+    found = _tried(wrong, _items, frame, options, groups)
+    target = _target(frame, given, found, groups, wrong) if labelled else None
+    inside = isinstance(groups, str) and groups in frame.columns
+    held = _tried(wrong, groups_of, frame[groups].tolist() if inside else groups, len(frame), "it", list(frame.columns))
+    splits = _splits(frame, wrong) if labelled and "split" in frame.columns and target != "split" else None
+    if wrong or found is None:
+        raise DataError(faults(f"{name} cannot be used (columns: {', '.join(frame.columns)})", wrong))
+    values = [frame[c].tolist() for c in found.columns]
+    used = {*found.columns, target, groups if inside else None, *(["split"] if splits else [])}
+    items = [found.kind.cell(dict(zip(found.columns, row, strict=True)), root) for row in zip(*values, strict=True)]
+    return ItemDataset(
+        name,
+        items,
+        {target: frame[target].tolist()} if target else {},
+        modality=found.kind.name,
+        columns=found.columns,
+        splits=splits,
+        root=root,
+        notes=[_note(frame, found, target, groups if inside else None, splits), *told],
+        groups=held,
+        others={c: frame[c].tolist() for c in frame.columns if c not in used},
+    )
+
+
+def _tried(wrong: list[str], make: Any, *given: Any) -> Any:
     try:
-        inside = isinstance(groups, str) and groups in frame.columns
-        held = groups_of(frame[groups].tolist() if inside else groups, len(frame), "it", list(frame.columns))
+        return make(*given)
     except DataError as error:
         wrong.append(str(error))
-    splits = _splits(frame, wrong) if labelled and "split" in frame.columns and target != "split" else None
-    if wrong:
-        raise DataError(faults(f"{name} cannot be used (columns: {', '.join(frame.columns)})", wrong))
-    items = [_item(v, root) for v in frame[column].tolist()]
-    note = f"images are taken from the column {column!r}" + (f", labels from {target!r}" if target else "")
+        return None
+
+
+def _items(frame: pd.DataFrame, options: Mapping[str, Any], groups: Any) -> Found:
+    """Return the columns of the items: none of those that are something else by what the caller says or by name."""
+    given = options.get("target")
+    skip = {str(given)} if given is not None else {c for c in frame.columns if c.lower() in _LIKELY}
+    skip |= {"split", *([groups] if isinstance(groups, str) else [])}
+    return find_columns(list(frame.columns), lambda c: frame[c].dropna().tolist()[:SAMPLED], options, skip)
+
+
+def _note(frame: pd.DataFrame, found: Found, target: str | None, groups: str | None, splits: Any) -> str:
+    """Return what the columns were taken for."""
+    shown = ", ".join(repr(c) for c in found.columns)
+    several = len(found.columns) > 1
+    note = f"{found.kind.many} are taken from the column{'s' if several else ''} {shown}"
+    note += ", joined with their names" if several else ""
+    note += f", labels from {target!r}" if target else ""
+    note += f", groups from {groups!r}" if groups else ""
     note += ", train, validation and test rows by 'split'" if splits else ""
-    targets = {target: frame[target].tolist()} if target else {}
-    return ImageDataset(name, items, targets, splits=splits, root=root, notes=[note], groups=held)
+    used = {*found.columns, target, groups, *(["split"] if splits else [])}
+    rest = [repr(c) for c in frame.columns if c not in used] if target else []
+    return note + (f"; not used: {', '.join(rest)}" if rest else "")
 
 
-def _load(path: Path) -> pd.DataFrame | None:
+def _load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
+    """Return the table in a file, None where its name is that of none, and what to tell of its encoding."""
     import pandas as pd
 
     kind = path.suffix.lower()
     try:
         if kind in (".csv", ".tsv"):
-            return _with_zeros(pd.read_csv, path, sep="\t" if kind == ".tsv" else ",", encoding="utf-8-sig")
+            encoding, told = encoding_of(path)
+            return _with_zeros(pd.read_csv, path, sep="\t" if kind == ".tsv" else ",", encoding=encoding), told
         if kind in (".parquet", ".pq"):
-            return pd.read_parquet(path)
+            return pd.read_parquet(path), []
         if kind in (".jsonl", ".ndjson"):
-            return pd.read_json(path, lines=True, dtype=False)
+            encoding, told = encoding_of(path)
+            return pd.read_json(path, lines=True, dtype=False, encoding=encoding), told
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())[:200]}") from error
-    return None
+    return None, []
 
 
 def _with_zeros(reader: Any, path: Path, **given: Any) -> pd.DataFrame:
@@ -95,51 +134,18 @@ def _with_zeros(reader: Any, path: Path, **given: Any) -> pd.DataFrame:
     return cast("pd.DataFrame", frame)
 
 
-def _target(frame: pd.DataFrame, given: Any, image: str, wrong: list[str]) -> str:
+def _target(frame: pd.DataFrame, given: Any, found: Found | None, groups: Any, wrong: list[str]) -> str:
     columns = list(frame.columns)
     if given is not None and str(given) not in columns:
         wrong.append(f"there is no column {given!r}{suggestion(str(given), columns)}")
     if given is not None:
         return str(given)
-    likely = [c for c in columns if c.lower() in _LIKELY] or [c for c in columns if image and c not in (image, "split")]
+    other = {"split", *(found.columns if found else ()), *([groups] if isinstance(groups, str) else [])}
+    likely = [c for c in columns if c.lower() in _LIKELY] or [c for c in columns if found and c not in other]
     if len(likely) != 1:
         wrong.append("which column is the target? Say target=...")
         return ""
     return likely[0]
-
-
-def _image_column(frame: pd.DataFrame, target: str | None, wrong: list[str]) -> str:
-    fits = [c for c in frame.columns if c != target and _share(frame[c].dropna().tolist()[:200]) > 0.5]
-    fits = [c for c in fits if c.lower() in _IMAGES] or fits
-    if len(fits) == 1:
-        return str(fits[0])
-    if not fits:
-        wrong.append(
-            "no column holds image paths (texts that end in .png, .jpg ...); text and audio are not supported yet"
-        )
-    else:
-        wrong.append(f"several columns hold images ({', '.join(map(str, fits))}); call the right one 'image'")
-    return ""
-
-
-def _share(values: list[Any]) -> float:
-    return sum(_looks_like_image(v) for v in values) / max(1, len(values))
-
-
-def _looks_like_image(value: Any) -> bool:
-    if isinstance(value, (str, Path)):
-        return Path(value).suffix.lower() in SUFFIXES
-    if isinstance(value, dict):
-        return "bytes" in value or "path" in value
-    return type(value).__module__.split(".")[0] == "PIL"
-
-
-def _item(value: Any, root: Path) -> Any:
-    if isinstance(value, (str, Path)):
-        return root / value
-    if isinstance(value, dict) and not value.get("bytes") and value.get("path"):
-        return root / value["path"]
-    return value
 
 
 def _splits(frame: pd.DataFrame, wrong: list[str]) -> list[str | None]:

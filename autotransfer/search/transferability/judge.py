@@ -36,13 +36,15 @@ class Judgement:
     ridge: Ridge
 
 
-def judge(features: Tensor, targets: Tensor, task: Task) -> Judgement:
+def judge(features: Tensor, targets: Tensor, task: Task, groups: Tensor | None = None) -> Judgement:
     """Return every estimate for features of one backbone.
 
     Args:
         features: pooled [N, D], any float dtype, N >= 2; standardised here, constant ones do no harm.
         targets: encoded by the task, [N] or [N, K].
         task: whose objective is the score.
+        groups: number of each row's group ``int64`` [N]: a row is predicted from other groups alone. None: each row
+            is predicted from all others.
 
     Raises:
         ValueError: fewer than two rows, or targets of another number of rows.
@@ -52,13 +54,13 @@ def judge(features: Tensor, targets: Tensor, task: Task) -> Judgement:
         raise ValueError(f"there are {len(features)} rows of features and {len(targets)} targets; wanted as many")
     spectrum = decompose(features)
     wanted, link = task.survey_target(targets), link_of(task, targets)
-    head = ridge(spectrum, wanted, link)
+    head = ridge(spectrum, wanted, link, groups=groups)
     return Judgement(
         score=task.objective(task.scores(head.logits.float(), targets)),
         loss_per_row=head.loss_per_row,
         logme=logme(spectrum, wanted),
         hscore=hscore(spectrum, wanted, link),
-        knn=knn(spectrum, wanted, link),
+        knn=knn(spectrum, wanted, link, groups=groups),
         linear=hits(head.left_out, wanted, link),
         ridge=head,
     )

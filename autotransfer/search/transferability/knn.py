@@ -32,7 +32,14 @@ def hits(predicted: Tensor, targets: Tensor, link: Link) -> float:
     return 1.0 - float((predicted - targets).square().sum() / total) if float(total) > 0 else 0.0
 
 
-def knn(spectrum: Spectrum, targets: Tensor, link: Link, neighbours: int = NEIGHBOURS, queries: int = QUERIES) -> float:
+def knn(
+    spectrum: Spectrum,
+    targets: Tensor,
+    link: Link,
+    neighbours: int = NEIGHBOURS,
+    queries: int = QUERIES,
+    groups: Tensor | None = None,
+) -> float:
     """Return what :func:`hits` says of the nearest other rows: their vote for classes, else their mean.
 
     Distances are Euclidean between principal component scores, which is between standardised features, in
@@ -45,10 +52,14 @@ def knn(spectrum: Spectrum, targets: Tensor, link: Link, neighbours: int = NEIGH
         link: of the task.
         neighbours: k; at most N - 1 are used.
         queries: rows to predict at most.
+        groups: number of each row's group ``int64`` [N]: its members are no neighbours. None: all others are.
     """
     rows = spectrum.rows
+    if groups is not None:
+        others = rows - int(torch.unique(groups, return_counts=True)[1].max())
+        groups, neighbours = (groups, min(neighbours, others)) if others else (None, neighbours)
     asked = torch.linspace(0, rows - 1, min(rows, queries), dtype=torch.float64).round().long()
-    near = torch.cat(list(_nearest(spectrum.scores().float(), asked, min(neighbours, rows - 1))))
+    near = torch.cat(list(_nearest(spectrum.scores().float(), asked, min(neighbours, rows - 1), groups)))
     if link is Link.SOFTMAX:
         labels = targets.argmax(1)
         voted = labels[near]
@@ -60,10 +71,12 @@ def knn(spectrum: Spectrum, targets: Tensor, link: Link, neighbours: int = NEIGH
     return hits(own[near].mean(1), own[asked], link)
 
 
-def _nearest(points: Tensor, asked: Tensor, count: int) -> Iterator[Tensor]:
+def _nearest(points: Tensor, asked: Tensor, count: int, groups: Tensor | None) -> Iterator[Tensor]:
     """Yield the nearest other rows [chunk, count], nearest first."""
     lengths = points.square().sum(1)
     for chunk in asked.split(_CHUNK):
         distance = torch.addmm(lengths, points[chunk], points.T, alpha=-2.0)
         distance.scatter_(1, chunk[:, None], float("inf"))
+        if groups is not None:
+            distance.masked_fill_(groups[chunk][:, None] == groups, float("inf"))
         yield distance.topk(count, largest=False).indices

@@ -55,7 +55,13 @@ class Ridge:
         )
 
 
-def ridge(spectrum: Spectrum, targets: Tensor, link: Link, regularisations: Tensor = REGULARISATIONS) -> Ridge:
+def ridge(
+    spectrum: Spectrum,
+    targets: Tensor,
+    link: Link,
+    regularisations: Tensor = REGULARISATIONS,
+    groups: Tensor | None = None,
+) -> Ridge:
     """Return the ridge solution with the least leave-one-out loss.
 
     For numbers the loss is the squared error, for classes and labels the negative log-likelihood at each
@@ -68,6 +74,7 @@ def ridge(spectrum: Spectrum, targets: Tensor, link: Link, regularisations: Tens
         targets: the matrix to fit, [N, K]: one-hot rows, 0-1 rows or numbers.
         link: what turns predictions into probabilities.
         regularisations: [L], in units of the mean variance of the features that vary.
+        groups: number of each row's group, ``int64`` [N]; the whole group is left out with a row. None: rows alone.
 
     Raises:
         ValueError: targets of another number of rows.
@@ -79,8 +86,9 @@ def ridge(spectrum: Spectrum, targets: Tensor, link: Link, regularisations: Tens
     penalties = regularisations.double() * (
         spectrum.values.sum() / spectrum.varying if spectrum.values.numel() else 1.0
     )
-    fit = _Fit(spectrum, y)
+    fit = _Fit(spectrum, y, groups)
     some = min(rows, max(_LEAST_ROWS, _ENTRIES // max(1, columns * len(penalties))))
+    some = rows if fit.members else some
     chosen = torch.linspace(0, rows - 1, some, dtype=torch.float64).round().long() if some < rows else None
     penalty, sharpness, left = _best(fit, penalties, y if chosen is None else y[chosen], link, chosen)
     if chosen is not None:
@@ -101,21 +109,23 @@ def ridge(spectrum: Spectrum, targets: Tensor, link: Link, regularisations: Tens
     )
 
 
-def leave_one_out(spectrum: Spectrum, targets: Tensor, penalties: Tensor) -> Tensor:
+def leave_one_out(spectrum: Spectrum, targets: Tensor, penalties: Tensor, groups: Tensor | None = None) -> Tensor:
     """Return exact leave-one-out predictions ``float64`` [L, N, K] for penalties [L] on the eigenvalues of F'F / N.
+
+    Rows of one group are left out together: their residuals are solved for with the block of 1 - H that is theirs.
 
     The penalty on the sum of squares, N times these, and the standardisation stay as they are on all rows. With
     w_k = l / (s_k + l) the residual of a ridge fit is e = U (w * U'y) + (1 - UU') y and 1 - h = U^2 w + 1 - 1/N -
     |U_i|^2; leaving row i out makes it e_i / (1 - h_i) (Allen 1974, PRESS). Neither sum takes a small difference of
     large numbers, so both hold at interpolation (N < D, small penalties).
     """
-    return _Fit(spectrum, targets.double()).left_out(penalties.double())
+    return _Fit(spectrum, targets.double(), groups).left_out(penalties.double())
 
 
 class _Fit:
     """What ridge solutions of one spectrum and one target matrix share."""
 
-    def __init__(self, spectrum: Spectrum, y: Tensor) -> None:
+    def __init__(self, spectrum: Spectrum, y: Tensor, groups: Tensor | None = None) -> None:
         self.spectrum, self.y, self.mean = spectrum, y, y.mean(0)
         u = spectrum.left
         self.projected = u.T @ y - u.sum(0)[:, None] * self.mean
@@ -125,6 +135,8 @@ class _Fit:
         slack = 1.0 - 1.0 / spectrum.rows - u.square().sum(1)
         self.slack = slack.masked_fill(slack < _INSIDE, 0.0)
         """The share of each row's unit vector outside the span of the features and the intercept [N]."""
+        self.members = members_of(groups)
+        """Numbers of the rows of each group of two or more, where there are several groups."""
 
     def left_out(self, penalties: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return leave-one-out predictions [L, N, K], or of some rows [L, n, K]."""
@@ -138,7 +150,36 @@ class _Fit:
             outside = (y - self.mean).sub_(u @ self.projected).masked_fill_((slack == 0)[:, None], 0.0)
             residual = residual.add_(outside)
         free = u.square() @ shares + slack[:, None]
-        return y - residual.div_(free.T[:, :, None])
+        together = [(g, self._together(residual[:, g], shares, g)) for g in self.members]
+        residual = residual.div_(free.T[:, :, None])
+        for members, left in together:
+            residual[:, members] = left
+        return y - residual
+
+    def _together(self, residual: Tensor, shares: Tensor, members: Tensor) -> Tensor:
+        """Return residuals [L, n, K] of rows that are left out together, from those of the fit on all rows."""
+        u = self.spectrum.left[members]
+        block = u.new_zeros(len(members), len(members))
+        if bool(self.slack.any()):
+            block = torch.eye(len(members), dtype=u.dtype) - 1.0 / self.spectrum.rows - u @ u.T
+        return torch.stack([_solved(block + (u * w) @ u.T, r) for w, r in zip(shares.T, residual, strict=True)])
+
+
+def members_of(groups: Tensor | None) -> list[Tensor]:
+    """Return the rows of each group of two or more; nothing where all rows are one group."""
+    if groups is None or len(groups.unique()) < 2:
+        return []
+    order = groups.argsort(stable=True)
+    _, counts = torch.unique_consecutive(groups[order], return_counts=True)
+    return [rows for rows in order.split(counts.tolist()) if len(rows) > 1]
+
+
+def _solved(block: Tensor, residual: Tensor) -> Tensor:
+    found: Tensor
+    found, failed = torch.linalg.solve_ex(block, residual)
+    if int(failed) or not bool(found.isfinite().all()):  # the group alone spans a direction of the features
+        found = torch.linalg.pinv(block, hermitian=True) @ residual
+    return found
 
 
 def _best(fit: _Fit, penalties: Tensor, y: Tensor, link: Link, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -155,3 +155,15 @@ def test_what_cannot_be_judged_is_refused() -> None:
         judge(torch.zeros(1, 2), torch.tensor([0]), task)
     with pytest.raises(PluginContractError, match="not finite"):
         judge(torch.tensor([[1.0], [float("inf")]]), torch.tensor([0, 1]), task)
+
+
+def test_a_judge_of_groups_predicts_each_from_the_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(20).repeat_interleave(6)
+    x = torch.randn(20, 12, generator=generator)[groups] * 3 + 0.1 * torch.randn(120, 12, generator=generator)
+    values = [int(v) for v in groups % 2]
+    task = make_task("binary", values)
+    alone, whole = (judge(x, task.encode(values), task, g) for g in (None, groups))
+    sound(whole, 120)
+    assert alone.score - whole.score > 0.2
+    assert alone.knn - whole.knn > 0.2

@@ -68,3 +68,15 @@ def test_hits() -> None:
     assert hits(guess, one, Link.SIGMOID) == 0.25
     assert hits(one, one, Link.IDENTITY) == 1
     assert hits(one.mean(0).expand(4, 2), one, Link.IDENTITY) == 0
+
+
+def test_members_of_a_row_s_group_are_no_neighbours() -> None:
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(20).repeat_interleave(6)
+    x = torch.randn(20, 5, generator=generator)[groups] + 0.01 * torch.randn(120, 5, generator=generator)
+    labels = functional.one_hot(groups % 2)
+    assert knn(decompose(x), labels, Link.SOFTMAX) == 1.0
+    assert knn(decompose(x), labels, Link.SOFTMAX, groups=groups) < 0.8
+    assert knn(decompose(x), labels, Link.SOFTMAX, groups=torch.zeros(120)) == 1.0  # one group: nobody else is there
+    two = torch.cat([torch.zeros(118), torch.ones(2)])
+    assert 0.0 <= knn(decompose(x), labels, Link.SOFTMAX, groups=two) <= 1.0

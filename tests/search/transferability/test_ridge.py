@@ -54,6 +54,47 @@ def test_duplicated_rows_are_left_out_one_at_a_time(rows: int, width: int) -> No
         torch.testing.assert_close(left, refitted(x, y, spectrum, penalty), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "width"), [(40, 6), (12, 30), (9, 4)])
+def test_groups_are_left_out_whole(rows: int, width: int) -> None:
+    x, y = problem(rows, width, 2, seed=3)
+    groups = torch.arange(rows) % 4
+    groups[-1] = 99  # a row of its own
+    spectrum = decompose(x)
+    f = torch.cat([(x - x.mean(0)) * spectrum.scale, torch.ones(rows, 1, dtype=torch.float64)], 1)
+    penalties = torch.tensor([1e-4, 1e-2, 1.0], dtype=torch.float64)
+    for penalty, left in zip(penalties.tolist(), leave_one_out(spectrum, y, penalties, groups), strict=True):
+        shrink = (penalty * rows) ** 0.5 * torch.eye(width, width + 1, dtype=torch.float64)
+        for group in groups.unique():
+            keep = groups != group
+            a = torch.cat([f[keep], shrink])
+            b = torch.cat([y[keep], torch.zeros(width, 2, dtype=torch.float64)])
+            wanted = f[~keep] @ torch.linalg.lstsq(a, b, driver="gelsd").solution
+            torch.testing.assert_close(left[~keep], wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_one_group_alone_and_groups_of_one_leave_out_rows() -> None:
+    x, y = problem(20, 4, 2)
+    spectrum, penalties = decompose(x), torch.tensor([1e-3])
+    plain = leave_one_out(spectrum, y, penalties)
+    assert torch.equal(leave_one_out(spectrum, y, penalties, torch.zeros(20, dtype=torch.int64)), plain)
+    assert torch.equal(leave_one_out(spectrum, y, penalties, torch.arange(20)), plain)
+
+
+def test_what_tells_groups_apart_alone_is_worth_nothing_on_new_groups() -> None:
+    """Each group has one class and a place of its own: a row is easily told by its group, and by nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(24).repeat_interleave(8)
+    places = torch.randn(24, 30, generator=generator, dtype=torch.float64) * 3
+    x = places[groups] + 0.1 * torch.randn(192, 30, generator=generator, dtype=torch.float64)
+    y = functional.one_hot(groups % 2, 2).double()
+    alone = ridge(decompose(x), y, Link.SOFTMAX)
+    whole = ridge(decompose(x), y, Link.SOFTMAX, groups=groups)
+    hits = [float((r.left_out.argmax(1) == y.argmax(1)).double().mean()) for r in (alone, whole)]
+    assert hits[0] > 0.99
+    assert hits[1] < 0.75
+    assert float(whole.loss_per_row.mean()) > 0.6
+
+
 @pytest.mark.parametrize(("rows", "width"), [(40, 6), (12, 30)])
 def test_weights_are_the_solution_on_all_rows(rows: int, width: int) -> None:
     x, y = problem(rows, width, 3, seed=2)
