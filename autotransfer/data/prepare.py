@@ -115,12 +115,7 @@ def prepare(
         ConfigError: task or metric is unknown.
     """
     options = {"target": target, "modality": modality, "task": task, "groups": groups}
-    dataset = read(source, registry, **options)
-    extra = {"validation": validation, "test": test}
-    options |= {"groups": None, "modality": dataset.modality, "columns": getattr(dataset, "columns", ())}
-    held = {name: read(s, registry, **options) for name, s in extra.items() if s is not None}
-    if held:
-        dataset = _with_held_out(dataset, held)
+    dataset = _read_all(source, {"validation": validation, "test": test}, registry, options)
     if len(dataset.targets) != 1:
         raise DataError(f"{dataset.name} has several targets ({', '.join(dataset.targets)}); name one with target=")
     (name, values), *_ = dataset.targets.items()
@@ -137,6 +132,19 @@ def prepare(
     except DataError as error:
         found = [str(error), *(i.text for i in checked.issues)]
         raise DataError(faults(f"{dataset.name} cannot be used", found)) from error
+
+
+def _read_all(source: Any, extra: dict[str, Any], registry: Registry | None, options: dict[str, Any]) -> Any:
+    """Return the rows of a source and of those that give held-out rows, one after the other."""
+    dataset = read(source, registry, **options)
+    options = {
+        **options,
+        "groups": None,
+        "modality": dataset.modality,
+        "columns": getattr(dataset, "columns", ()),
+    }
+    held = {name: read(s, registry, **options) for name, s in extra.items() if s is not None}
+    return _with_held_out(dataset, held) if held else dataset
 
 
 def _early(dataset: Any, labels: Sequence[Any], task: str | None, metric: str | None) -> None:

@@ -45,14 +45,9 @@ def sniff(body: bytes, whole: bool = True) -> str | None:
     for mark, name in _MARKS:
         if body.startswith(mark):
             return name
-    decoder = codecs.getincrementaldecoder("utf-8")("strict")
     zeros = body.count(0)
-    try:
-        decoder.decode(body, final=whole)
-        if zeros <= len(body) // 10:
-            return "utf-8"
-    except UnicodeDecodeError:
-        pass
+    if zeros <= len(body) // 10 and _is_utf8(body, whole):
+        return "utf-8"
     even, odd = body[0::2].count(0), body[1::2].count(0)
     if zeros > len(body) // 10 and max(even, odd) > 0.3 * len(body) / 2 and min(even, odd) < 0.1 * max(even, odd):
         return "utf-16-le" if odd > even else "utf-16-be"
@@ -88,7 +83,7 @@ def encoding_of(path: Path) -> tuple[str, list[str]]:
             more = file.read(SNIFFED)
             if not more:
                 break
-            body = body[-4:] + more if _cut(body) else more
+            body = more if _is_utf8(body, whole=True) else body[-4:] + more
     found = sniff(body, whole=False)
     if found is None:
         raise DataError(f"{path} cannot be read as a table: its bytes are no UTF-8, UTF-16 or Latin-1 text")
@@ -96,13 +91,13 @@ def encoding_of(path: Path) -> tuple[str, list[str]]:
     return ("utf-8-sig", []) if found == "utf-8" else (found, told if found == FALLBACK else [])
 
 
-def _cut(body: bytes) -> bool:
-    """Return whether bytes that are UTF-8 end inside a character."""
+def _is_utf8(body: bytes, whole: bool) -> bool:
+    """Return whether bytes are UTF-8; where they are not the whole, the last character may be cut."""
     try:
-        body.decode("utf-8")
+        codecs.getincrementaldecoder("utf-8")("strict").decode(body, final=whole)
     except UnicodeDecodeError:
-        return True
-    return False
+        return False
+    return True
 
 
 def clean(text: str) -> str:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotransfer.data.modalities import modality
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM
 from autotransfer.schema import Profile, Recipe
 from autotransfer.tasks.metrics import LOWER_IS_BETTER
-
-_PLURALS = {"image": "images", "text": "texts", "audio": "clips"}
 
 
 def score(value: float | None) -> str:
@@ -79,7 +78,7 @@ def augmentation(recipe: Recipe) -> str:
 
 def data_line(profile: Profile) -> str:
     """Return the data in one line."""
-    rows = f"{profile.rows:,} {_PLURALS.get(profile.modality, 'rows')}"
+    rows = f"{profile.rows:,} {modality(profile.modality).many}"
     kinds = f", {len(profile.classes)} classes ({profile.imbalance:.1f} : 1)" if profile.classes else ""
     parts = f"{profile.train:,} train, {profile.validation:,} validation, {profile.test:,} test"
     return f"{profile.name}: {rows}{kinds}, {profile.task}, judged by {profile.metric}; {parts}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from autotransfer.data.image import VIEWS
+from autotransfer.data.modalities import modality
 from autotransfer.schema import Phase, Profile, SurveyRecord
 
 EPOCHS = 10
@@ -59,7 +59,8 @@ class Costs:
             kept = bool(macs) and prefix > 0.0 and self._cut(phase) in self.stored.get(id, set())
             before = 0.0 if kept and phase.augment != "light" else prefix
             if phase.augment == "views":  # the others are written once, in whichever rung comes first
-                total += max(0, _views(phase.epochs) - 1) * prefix * epochs / phase.epochs
+                most = len(modality(self.profile.modality).views)
+                total += max(0, _views(phase.epochs, most) - 1) * prefix * epochs / phase.epochs
             total += epochs * (before + (1.0 + BACKWARD) * (1.0 - prefix) + share * (before + 1.0 - prefix))
         return total * self.row(id) * self.profile.train
 
@@ -132,6 +133,6 @@ def _parts(phase: Phase) -> list[Phase]:
     return [before, replace(phase, epochs=phase.epochs - late, augment_from=0.0)]
 
 
-def _views(epochs: float) -> int:
-    """Return how many views are kept where reading them costs nothing beside running the frozen stages."""
-    return next((n for n in range(len(VIEWS), 1, -1) if n < epochs), 1)
+def _views(epochs: float, most: int) -> int:
+    """Return how many of ``most`` views are kept where reading costs nothing beside running the frozen stages."""
+    return next((n for n in range(most, 1, -1) if n < epochs), 1)

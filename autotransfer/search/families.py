@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.jobs import RungJob
 from autotransfer.tasks.metrics import deciding
 from autotransfer.train import checkpoint
-from autotransfer.train.fused import HeadSetting, fit_heads
+from autotransfer.train.fused import FusedHead, HeadSetting, fit_heads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,18 +65,24 @@ def train_family(
     best = heads[at]
     checkpoint.save_head(best.state, folder)
     outputs = features[1] @ best.state.weight.T + best.state.bias
+    record = _record(job, recipes[at], best, phases[0].epochs, {task.name: task.scores(outputs, targets[1])})
+    return replace(record, checkpoint=folder.name)
+
+
+def _record(
+    job: RungJob, recipe: Recipe, best: FusedHead, epochs: float, scores: dict[str, dict[str, float]]
+) -> TrialRecord:
     return TrialRecord(
         id=job.id,
-        recipe=recipes[at],
+        recipe=recipe,
         status="done",
         rung=job.rung,
-        epochs=phases[0].epochs,
+        epochs=epochs,
         best_epoch=best.best_epoch,
-        scores={task.name: task.scores(outputs, targets[1])},
+        scores=scores,
         objective=best.objective,
         curve=best.curve,
-        notes=(f"the best of {len(recipes)} heads that were trained together",),
-        checkpoint=folder.name,
+        notes=(f"the best of {1 + len(job.rivals)} heads that were trained together",),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,20 +102,13 @@ def run_survey(
     stop = min(job.rows, len(train))
     name = f"features-{slug(frozen.spec.id)}"
     parts = load_features(context.path(record.features)) if record.features else {}
-    read = {"train": (train, record.rows, stop)} | (
-        {"validation": (validation, 0, len(validation))} if job.last else {}
-    )
-    count = 0
-    for split, (rows, start, end) in read.items():
-        if split == "validation" and ("validation/0" in parts or stop < len(train)):
-            continue
-        limit = began + job.seconds if split == "train" else float("inf")
-        new = _collect(frozen, rows, start, end, tick, limit)
+    new = _collect(frozen, train, record.rows, stop, tick, began + job.seconds)
+    _add(parts, "train", new)
+    count, stop = len(new[0]), record.rows + len(new[0])
+    if job.last and stop == len(train) and "validation/0" not in parts:
+        new = _collect(frozen, validation, 0, len(validation), tick, float("inf"))
+        _add(parts, "validation", new)
         count += len(new[0])
-        stop = start + len(new[0]) if split == "train" else stop
-        for depth, tensor in enumerate(new):
-            old = parts.get(f"{split}/{depth}")
-            parts[f"{split}/{depth}"] = tensor if old is None else torch.cat([old, tensor])
     spent = (time.perf_counter() - began) / max(1, count)
     file = f"{name}.{stop}.safetensors"
     write_atomically(parts, context.path(file))
@@ -136,6 +129,13 @@ def run_survey(
     scores = [c.score for c in frozen.record.cuts if c.score is not None]
     frozen.record = replace(frozen.record, score=max(scores) if scores else None)
     return frozen.record
+
+
+def _add(parts: dict[str, Tensor], split: str, new: Sequence[Tensor]) -> None:
+    """Put the features of further rows, one tensor a depth, behind those of the rows before."""
+    for depth, tensor in enumerate(new):
+        old = parts.get(f"{split}/{depth}")
+        parts[f"{split}/{depth}"] = tensor if old is None else torch.cat([old, tensor])
 
 
 def _collect(frozen: Frozen, rows: Rows, start: int, stop: int, tick: Callable[[], None], limit: float) -> list[Tensor]:

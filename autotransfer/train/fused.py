@@ -118,15 +118,13 @@ def fit_heads(
     steps = steps_per_epoch(len(train), batch_size)
     whole = Segment(0, 0, epochs * steps)
     draws = torch.Generator(train.device).manual_seed(stream(seed, "heads", "dropout"))
-    step = 0
     for epoch in range(epochs):
         order = epoch_order(targets, "shuffle", stream(seed, "heads", "order", epoch))
         losses = torch.zeros(len(settings), device=train.device)
-        for rows in batches(order, batch_size):
+        for step, rows in enumerate(batches(order, batch_size), epoch * steps):
             tick()
             chosen = torch.from_numpy(rows).to(train.device)
             losses += stack.step(features[chosen], targets[chosen], rate(step, whole, warmup), draws)
-            step += 1
         stack.evaluate(held, validation_targets, epoch + 1, losses / steps)
     return stack.heads()
 

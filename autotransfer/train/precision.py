@@ -99,7 +99,18 @@ def choose(
         return Precision(dtype="float32", reason=f"this {device.type} has no instructions for bfloat16")
     if spec.fitted or not any(True for _ in backbone.parameters()):
         return Precision(dtype="float32", reason="there are no pretrained weights to multiply by")
-    question = {
+    question = _question(backbone, threads, kind, spec, device)
+    file = (folder or cache_folder() / "precision") / f"{digest(question, 24)}.json"
+    kept = _read(file, question)
+    if kept is None:
+        inputs = to_device(batch[:ROWS] if isinstance(batch, Tensor) else batch, device)
+        kept = _keep(file, question, _measured(backbone, inputs, kind, spec.output, tick))
+    return kept
+
+
+def _question(backbone: nn.Module, threads: int, kind: str, spec: BackboneSpec, device: torch.device) -> dict[str, Any]:
+    """Return all that an answer depends on."""
+    return {
         "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_facts()[0],
         "torch": torch.__version__,
         "threads": threads,
@@ -109,12 +120,6 @@ def choose(
         "input": to_json(spec.input),
         "kind": kind,
     }
-    file = (folder or cache_folder() / "precision") / f"{digest(question, 24)}.json"
-    kept = _read(file, question)
-    if kept is None:
-        inputs = to_device(batch[:ROWS] if isinstance(batch, Tensor) else batch, device)
-        kept = _keep(file, question, _measured(backbone, inputs, kind, spec.output, tick))
-    return kept
 
 
 def _measured(backbone: nn.Module, inputs: Any, kind: str, output: str, tick: Callable[[], None]) -> Precision:

@@ -61,6 +61,13 @@ def find(name: str, options: Mapping[str, Scalar], *, offline: bool = False) -> 
         card = audio_cards.found(f"transformers/{name}", kind, json.dumps(values, sort_keys=True), source)
         stages, params = _built(name, card.options, audio_build.build)
         return replace(card, stages=stages, params=params)
+    return _text_card(name, kind, values, options, source)
+
+
+def _text_card(
+    name: str, kind: str, values: dict[str, Any], options: Mapping[str, Scalar], source: WeightSource
+) -> BackboneSpec:
+    """Return the card of a text network of this configuration; errors as for :func:`_built`."""
     longest = options.get("max_length", _longest(values))
     pooling = str(options.get("pooling", "last" if kind in DECODERS else "mean"))
     made = {"config": json.dumps(values, sort_keys=True), "pooling": pooling}

@@ -88,14 +88,7 @@ def ridge(
     )
     fit = _Fit(spectrum, y, groups)
     some = min(rows, max(_LEAST_ROWS, _ENTRIES // max(1, columns * len(penalties))))
-    some = rows if fit.members else some
-    chosen = torch.linspace(0, rows - 1, some, dtype=torch.float64).round().long() if some < rows else None
-    penalty, sharpness, left = _best(fit, penalties, y if chosen is None else y[chosen], link, chosen)
-    if chosen is not None:
-        left = torch.empty_like(y)
-        for part in torch.arange(rows).split(some):
-            left[part] = fit.left_out(penalty[None], part)[0]
-        sharpness = fit_sharpness(left[None], y, link, start=sharpness)
+    penalty, sharpness, left = _chosen(fit, penalties, y, link, rows if fit.members else some)
     factor, middle = float(sharpness[0]), link.middle
     weight = spectrum.weights(fit.answers * (spectrum.values / (spectrum.values + penalty))[:, None]).T
     return Ridge(
@@ -107,6 +100,19 @@ def ridge(
         loss_per_row=negative_log_likelihood(left[None], sharpness, y, link)[0],
         penalty=float(penalty),
     )
+
+
+def _chosen(fit: _Fit, penalties: Tensor, y: Tensor, link: Link, some: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return penalty, sharpness and predictions [N, K] of all rows; penalties are compared on ``some`` of them."""
+    rows = len(y)
+    if some >= rows:
+        return _best(fit, penalties, y, link, None)
+    compared = torch.linspace(0, rows - 1, some, dtype=torch.float64).round().long()
+    penalty, sharpness, _ = _best(fit, penalties, y[compared], link, compared)
+    left = torch.empty_like(y)
+    for part in torch.arange(rows).split(some):
+        left[part] = fit.left_out(penalty[None], part)[0]
+    return penalty, fit_sharpness(left[None], y, link, start=sharpness), left
 
 
 def leave_one_out(spectrum: Spectrum, targets: Tensor, penalties: Tensor, groups: Tensor | None = None) -> Tensor:
