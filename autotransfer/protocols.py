@@ -264,7 +264,9 @@ class Strategy:
     def head(self, features: Tensor, targets: Tensor) -> HeadState | None:
         """Return a head in closed form from ``float32`` [N, width] features and encoded targets, or None.
 
-        Where ``depths`` is true, the features are those of all stages side by side.
+        Where ``depths`` is true, the features are those of all stages side by side. A method with a third argument,
+        ``groups``, is given the number of each row's group as well, ``int64`` [N], or None where rows have none:
+        what it chooses by cross-validation is to be chosen on folds that hold each group whole.
         """
         return None
 

@@ -80,7 +80,9 @@ class Prepared:
         import torch
 
         numbers = np.asarray(indices, dtype=np.int64)
-        return PreparedRows(self.dataset, numbers, spec, self.targets[torch.from_numpy(numbers)], self.kept, tools)
+        targets, groups = self.targets[torch.from_numpy(numbers)], self.groups
+        own = None if groups is None else torch.from_numpy(groups[numbers])
+        return PreparedRows(self.dataset, numbers, spec, targets, self.kept, tools, groups=own)
 
 
 def prepare(

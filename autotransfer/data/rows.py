@@ -30,6 +30,7 @@ class PreparedRows:
         kept: decoded rows that are kept.
         tools: what the modality's ``tools`` gave for the backbone.
         numbers: of the fixed view of each row; 0: as it is.
+        groups: number of each row's group, ``int64`` [N]; None: rows have none.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class PreparedRows:
         kept: Kept | None = None,
         tools: Any = None,
         numbers: Any = 0,
+        groups: Tensor | None = None,
     ) -> None:
         self.dataset = dataset
         self.indices = np.asarray(indices, dtype=np.int64)
@@ -48,6 +50,7 @@ class PreparedRows:
         self.targets = targets
         self.kept = kept
         self.tools = tools
+        self.groups = groups
         self.numbers = np.broadcast_to(np.asarray(numbers, dtype=np.int64), self.indices.shape)
 
     def __len__(self) -> int:
@@ -87,7 +90,8 @@ class PreparedRows:
 
     def view(self, numbers: int | np.ndarray[Any, Any]) -> PreparedRows:
         """Return the same rows, each in its view of this number: one for all rows, or ``int64`` [N]."""
-        return PreparedRows(self.dataset, self.indices, self.spec, self.targets, self.kept, self.tools, numbers)
+        own = (self.dataset, self.indices, self.spec, self.targets, self.kept, self.tools)
+        return PreparedRows(*own, numbers, self.groups)
 
 
 def augmentations(spec: Input) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import inspect
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import HeadState
 from autotransfer.train.autocast import exact
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Rows, Strategy
 
 _RANK = {"vector": 2, "tokens": 3, "map": 4}
 _HALF = (torch.bfloat16, torch.float16)
@@ -163,3 +167,11 @@ def _masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the mean over axes; of half precision in ``float32``, as a rounded mean would lose what differs."""
     return values.mean(axes, dtype=torch.float32 if values.dtype in _HALF else None)
+
+
+def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows) -> HeadState | None:
+    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups is given them."""
+    given: Any = strategy.head
+    grouped = {"groups": getattr(rows, "groups", None)} if "groups" in inspect.signature(given).parameters else {}
+    found: HeadState | None = given(pooled, rows.targets, **grouped)
+    return found

@@ -18,7 +18,7 @@ from autotransfer.train import gradients, groups
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
-from autotransfer.train.heads import STANDARDISE_ROWS
+from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
 from autotransfer.train.job import Job
 from autotransfer.train.prefixes import affordable_views
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -298,7 +298,7 @@ class Trainer:
         if overrides(job.strategy, "head"):
             pooled = self.pooled()[0]
             with exact():
-                state = job.strategy.head(pooled, job.train.targets)
+                state = closed_form(job.strategy, pooled, job.train)
             if state is not None:
                 head.take(state)
         if overrides(job.strategy, "objective"):

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, cross_val_score
 from torch import Tensor, nn
 
 from autotransfer.plugin import FittedState, HeadState
@@ -106,7 +106,7 @@ class Nothing(nn.Module):
         return torch.zeros(len(rows), 1, device=getattr(rows, "device", None))
 
 
-def logistic_head(features: Tensor, targets: Tensor) -> HeadState:
+def logistic_head(features: Tensor, targets: Tensor, groups: Tensor | None = None) -> HeadState:
     """Return a linear head [outputs, width] on raw features.
 
     Class numbers give a softmax head, 0-1 rows a sigmoid for each label, other floats a ridge regression. Features
@@ -116,7 +116,10 @@ def logistic_head(features: Tensor, targets: Tensor) -> HeadState:
     Args:
         features: ``float32`` [N, width].
         targets: class numbers ``int64`` [N], or ``float32`` [N, K].
+        groups: number of each row's group, ``int64`` [N]: the folds that a classifier's penalty is chosen on hold each
+            whole. None: rows stand for themselves.
     """
+    members = None if groups is None else groups.numpy()
     raw = features.double().numpy()
     thin = np.count_nonzero(raw) < SPARSE * raw.size
     mean, spread = raw.mean(0), float(raw.std(0).max(initial=0.0))
@@ -125,10 +128,10 @@ def logistic_head(features: Tensor, targets: Tensor) -> HeadState:
         mean = np.zeros_like(mean)
     x = (sparse.csr_matrix(raw / spread) if thin else (raw - mean) / spread) if varies else None
     if not torch.is_floating_point(targets):
-        weight, bias = _softmax(x, targets.numpy(), raw.shape[1])
+        weight, bias = _softmax(x, targets.numpy(), raw.shape[1], members)
     else:
         y = targets.double().numpy()
-        single = [_column(x, y[:, k], raw.shape[1]) for k in range(y.shape[1])]
+        single = [_column(x, y[:, k], raw.shape[1], members) for k in range(y.shape[1])]
         weight, bias = np.stack([w for w, _ in single]), np.asarray([b for _, b in single])
     weight = weight / spread if varies else weight
     return HeadState(
@@ -137,14 +140,14 @@ def logistic_head(features: Tensor, targets: Tensor) -> HeadState:
     )
 
 
-def _softmax(x: Array | None, labels: Array, width: int) -> tuple[Array, Array]:
+def _softmax(x: Array | None, labels: Array, width: int, groups: Array | None) -> tuple[Array, Array]:
     counts = np.bincount(labels)
     present = np.flatnonzero(counts)
     weight, bias = np.zeros((len(counts), width)), np.full(len(counts), NEVER)
     if x is None or len(present) < 2:
         bias[present] = np.log(counts[present] / len(labels))
         return weight, bias
-    model = _fitted(x, labels)
+    model = _fitted(x, labels, groups)
     if len(present) == 2:
         weight[present[1]], bias[present] = model.coef_[0], (0.0, model.intercept_[0])
     else:
@@ -152,7 +155,7 @@ def _softmax(x: Array | None, labels: Array, width: int) -> tuple[Array, Array]:
     return weight, bias
 
 
-def _column(x: Array | None, y: Array, width: int) -> tuple[Array, float]:
+def _column(x: Array | None, y: Array, width: int, groups: Array | None) -> tuple[Array, float]:
     """Return weights and bias of one output: a logit where its targets are 0 and 1, else a number."""
     share = float(y.mean())
     if not np.isin(y, (0.0, 1.0)).all():
@@ -165,7 +168,7 @@ def _column(x: Array | None, y: Array, width: int) -> tuple[Array, float]:
     if x is None or share in (0.0, 1.0):
         share = min(max(share, 0.5 / len(y)), 1 - 0.5 / len(y))  # as if half a row were otherwise
         return np.zeros(width), float(np.log(share / (1 - share)))
-    model = _fitted(x, y.astype(np.int64))
+    model = _fitted(x, y.astype(np.int64), groups)
     return model.coef_[0], float(model.intercept_[0])
 
 
@@ -187,20 +190,30 @@ def _sparse_ridge(alpha: float) -> Any:
     return Ridge(alpha=alpha, solver="sparse_cg", tol=1e-4)
 
 
-def _fitted(x: Array, labels: Array) -> Any:
+def _fitted(x: Array, labels: Array, groups: Array | None) -> Any:
     with warnings.catch_warnings():
         # An unconverged fit is still the best of its penalty; it is judged by its score like the others.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=_penalty(x, labels), max_iter=500).fit(x, labels)
+        return LogisticRegression(C=_penalty(x, labels, groups), max_iter=500).fit(x, labels)
 
 
-def _penalty(x: Array, labels: Array) -> float:
+def _penalty(x: Array, labels: Array, groups: Array | None = None) -> float:
     """Return the C of the best cross-validated accuracy on classes that have a row for each fold."""
     x, labels = x[:CHOICE_ROWS], labels[:CHOICE_ROWS]
     many = np.bincount(labels)[labels] >= FOLDS
     x, labels = x[many], labels[many]
     if len(np.unique(labels)) < 2:
         return DEFAULT_PENALTY
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    tried = {c: cross_val_score(LogisticRegression(C=c, max_iter=300), x, labels, cv=folds).mean() for c in PENALTIES}
+    cuts = list(_folds(labels, None if groups is None else groups[:CHOICE_ROWS][many]))
+    if any(len(np.unique(labels[train])) < 2 for train, _ in cuts):
+        return DEFAULT_PENALTY  # the classes lie in different groups
+    tried = {c: cross_val_score(LogisticRegression(C=c, max_iter=300), x, labels, cv=cuts).mean() for c in PENALTIES}
     return max(PENALTIES, key=lambda c: tried[c])
+
+
+def _folds(labels: Array, groups: Array | None) -> Iterable[tuple[Array, Array]]:
+    """Yield row numbers to fit on and to judge by, of each fold; each group is in one fold."""
+    count = FOLDS if groups is None else min(FOLDS, len(np.unique(groups)))
+    kind = StratifiedKFold if groups is None or count < 2 else StratifiedGroupKFold
+    splitter = kind(count if count > 1 else FOLDS, shuffle=True, random_state=0)
+    yield from splitter.split(labels, labels, groups if kind is StratifiedGroupKFold else None)

@@ -22,8 +22,8 @@ class Logistic(Strategy):
         """Return whether the backbone is a baseline."""
         return Verdict(True) if not spec.transfer else Verdict(False, "made for baselines; this backbone transfers")
 
-    def head(self, features: Tensor, targets: Tensor) -> HeadState | None:
+    def head(self, features: Tensor, targets: Tensor, groups: Tensor | None = None) -> HeadState | None:
         """Return the fitted weights on raw features."""
         from autotransfer_baselines.build import logistic_head
 
-        return logistic_head(features, targets)
+        return logistic_head(features, targets, groups)

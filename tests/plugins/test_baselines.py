@@ -226,6 +226,26 @@ def test_constant_features_give_the_mean() -> None:
     assert head.bias.tolist() == pytest.approx([1.0])
 
 
+def test_the_penalty_is_judged_on_groups_that_were_not_seen() -> None:
+    """Features that tell only which group a row is of are no help with a new one, so the stronger penalty wins."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 10)
+    labels = np.arange(24)[groups] % 2
+    marks = rng.normal(size=(24, 40))[groups] + 0.01 * rng.normal(size=(240, 40))
+    features = torch.tensor(np.c_[marks, 0.3 * labels[:, None] + 0.3 * rng.normal(size=(240, 1))], dtype=torch.float32)
+    alone = logistic_head(features, torch.from_numpy(labels))
+    whole = logistic_head(features, torch.from_numpy(labels), torch.from_numpy(groups))
+    assert whole.weight.norm() < 0.5 * alone.weight.norm()
+    one = logistic_head(features, torch.from_numpy(labels), torch.zeros(240, dtype=torch.int64))
+    assert torch.equal(one.weight, alone.weight)
+
+
+def test_classes_that_lie_in_groups_of_their_own_have_the_default_penalty() -> None:
+    features, labels = clouds(2)
+    head = logistic_head(features, labels, labels)
+    assert head.weight.isfinite().all()
+
+
 def test_the_door_gives_the_same_as_the_function() -> None:
     features, labels = clouds(3)
     head, again = LOGISTIC.head(features, labels), logistic_head(features, labels)

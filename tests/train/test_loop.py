@@ -170,6 +170,20 @@ def test_a_head_in_closed_form_is_taken(toys: Any) -> None:
     torch.testing.assert_close(trainer.outputs(), pooled[:, :3] + torch.tensor([1.0, 2.0, 3.0]))
 
 
+def test_a_head_that_takes_groups_is_given_them(toys: Any) -> None:
+    class Grouped(toys.Toy):
+        def head(self, features: Tensor, targets: Tensor, groups: Tensor | None = None) -> HeadState:
+            self.groups = groups
+            return HeadState(weight=torch.eye(3, 8), bias=torch.zeros(3))
+
+    strategy, rows = Grouped(), toys.rows(24)
+    toys.trainer([], strategy=strategy, train=rows)
+    assert strategy.groups is None
+    rows.groups = torch.arange(24) // 6
+    toys.trainer([], strategy=strategy, train=rows)
+    assert strategy.groups is rows.groups
+
+
 def test_adapt_changes_the_backbone_before_anything_is_read(toys: Any) -> None:
     class Louder(toys.Toy):
         def adapt(self, backbone: nn.Module, values: Any, rows: Any) -> None:
