@@ -170,7 +170,7 @@ def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows) -> HeadState | None:
-    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups is given them."""
+    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups gets them."""
     given: Any = strategy.head
     grouped = {"groups": getattr(rows, "groups", None)} if "groups" in inspect.signature(given).parameters else {}
     found: HeadState | None = given(pooled, rows.targets, **grouped)
