@@ -99,7 +99,7 @@ def cell(data: str, backbone: str, size: int, rows: int, seed: int, registry: Re
         for recipe in chosen:
             for kind, record in last_rungs(worker, recipe, features).items():
                 network, _ = winning_network(context, registry, record)
-                test = evaluated(context, context.specs[spec_id(recipe)], network, record.recipe)
+                test = evaluated(context, registry, context.specs[spec_id(recipe)], network, record.recipe)
                 line = {"data": Path(data).name, "backbone": spec_id(recipe), "rows": rows, "seed": seed}
                 line |= {"strategy": recipe.strategy, "augment": kind, "validation": record.objective}
                 lines.append(line | {"test": test.value, "cpu": record.cpu_seconds, "best_epoch": record.best_epoch})

@@ -119,11 +119,10 @@ class Bench:
                 recipe,
                 self.worker.task,
                 self.worker.rows(spec, "train"),
-                self.worker.device,
             )
             network.load_state_dict({**network.state_dict(), **load_file(tensors)})
             network.eval()
-        found = evaluated(self.worker.context, spec, network, recipe)
+        found = evaluated(self.worker.context, self.ready.registry, spec, network, recipe)
         return dict(found.scores[self.worker.task.name])
 
 
