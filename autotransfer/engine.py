@@ -21,7 +21,7 @@ from autotransfer.recipes import INPUT_SIZE, spec_id
 from autotransfer.registry import Registry
 from autotransfer.runs import RunFolder, grew
 from autotransfer.schema import Plan, Profile, Refusal, RunRecord
-from autotransfer.search import serial
+from autotransfer.search import rescue, serial
 from autotransfer.search.candidates import Proposer, Space
 from autotransfer.search.forecast import forecasts, foretold, multiply_rate
 from autotransfer.search.jobs import Context
@@ -265,6 +265,8 @@ def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> Non
     except KeyboardInterrupt:
         search.status = "interrupted"
         if search.leader() is None:
+            serial.run(rescue.stopped(search, ledger.records.values()), search.context, ledger, notify, ready.registry)
+        if search.leader() is None:
             raise
     if search.leader() is None:
         reasons = [f"  - {r.backbone}: {r.reason}" for r in search.survey if r.status == "failed"]
@@ -311,9 +313,7 @@ def _worker_seconds(search: Search) -> float:
     """Return CPU seconds of workers in other processes; those of this process are counted already."""
     if search.workers == 1 and not any(r.worker.startswith("pid") for r in search.records.values()):
         return 0.0
-    trials = sum(r.cpu_seconds for r in search.records.values())
-    surveys = sum(r.seconds_per_row * (r.rows + search.profile.validation) for r in search.survey)
-    return trials + surveys
+    return sum(r.cpu_seconds for r in search.survey) + sum(r.cpu_seconds for r in search.records.values())
 
 
 def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> TransferModel:

@@ -11,6 +11,8 @@ from autotransfer.spec import sized_id
 
 INPUT_SIZE = "input_size"
 """Pixels of the input's side; absent: what the backbone's card says."""
+MEASURED = "measured"
+"""Arithmetic of a recipe not yet run: whichever its first worker measures to be faster; its record says which."""
 AUGMENT, AUGMENT_FROM = "augment", "augment_from"
 """``light`` or ``views`` (absent: none), and the passes over the training rows before it begins (absent: 0)."""
 

@@ -124,6 +124,7 @@ class Recipe:
     threads: int = 1
     """CPU threads of the arithmetic; another number can change the last digits."""
     dtype: str = "float32"
+    """Arithmetic; ``measured``: its first worker finds out which is faster, and its record says it."""
 
     @cached_property
     def key(self) -> str:
@@ -198,13 +199,15 @@ class SurveyRecord:
     score: float | None = None
     """Best leave-one-out objective over the cuts."""
     seconds_per_row: float = 0.0
+    """Of a pass that pools features at every cut."""
+    seconds: float = 0.0
+    """All that its jobs took: opening the backbone, checking its cuts, passes, heads."""
+    cpu_seconds: float = 0.0
     notes: tuple[str, ...] = ()
     features: str = ""
     """File of the pooled features, relative to the run's work folder."""
     dtype: str = "float32"
     """Arithmetic of the frozen pass on the machine that ran it."""
-    training_dtype: str = "float32"
-    """Arithmetic that training this backbone is worth there; measured when its last rows were read."""
 
 
 @dataclass(frozen=True, kw_only=True)

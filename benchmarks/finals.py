@@ -63,7 +63,7 @@ def recipes(context: Context, registry: Registry, worker: Worker) -> tuple[list[
     profile = context.prepared.profile
     record: Any = worker.run(SurveyJob(backbone=spec.id, rows=profile.train))
     space = Space(profile, context.specs, registry.strategies(), seed=context.seed)
-    space.dtypes = {spec.id: record.training_dtype}
+    space.frozen = {spec.id: record.dtype}
     found = Proposer(space, [record], [spec.id], spec.id).guaranteed()
     return [c.recipe for c in found if c.recipe.strategy in STRATEGIES], record.features
 

@@ -129,6 +129,30 @@ def test_an_interrupt_keeps_the_best_so_far_and_the_run_goes_on(stripes: Any, to
     assert [r.objective for r in whole.run.trials] == [r.objective for r in reference.run.trials]
 
 
+def test_an_interrupted_survey_gives_a_head_on_what_was_surveyed(stripes: Any, toynet: str, tmp_path: Path) -> None:
+    def interrupt(event: str, **facts: Any) -> None:
+        if event == "survey" and facts["record"].score is not None:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    model = _fit(stripes, toynet, interrupt, out=out)
+    assert model.run.status == "interrupted"
+    (only,) = model.run.trials
+    assert (only.status, only.id[0]) == ("done", "r")
+    assert any("stopped during the survey" in n for n in only.notes)
+    assert len(model.predict(stripes[0])) == len(stripes[0])
+    assert _fit(stripes, toynet, out=out).run.status == "complete"
+
+
+def test_an_interrupt_before_anything_was_surveyed_is_told_as_it_came(stripes: Any, toynet: str) -> None:
+    def interrupt(event: str, **facts: Any) -> None:
+        if event == "running":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _fit(stripes, toynet, interrupt)
+
+
 def test_a_larger_budget_goes_on(stripes: Any, toynet: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert len(_fit(stripes, toynet, out=out, trials=2).run.trials) == 4

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from autotransfer.recipes import spec_id
+from autotransfer.recipes import MEASURED, spec_id
 from autotransfer.schema import Candidate, Phase, TrialRecord
 from autotransfer.search.jobs import Context
 
@@ -103,6 +103,9 @@ class Board:
             spent = replace(before, status="stopped", reason=told, notes=(*before.notes, told))
         trial.record = spent
         trial.done += 1
+        if trial.candidate.recipe.dtype == MEASURED and record.status != "failed":
+            known = replace(trial.candidate.recipe, dtype=record.recipe.dtype)
+            trial.candidate = replace(trial.candidate, recipe=known)
         self.registry.trial_finished(spent)
 
     def leading(self) -> Trial | None:

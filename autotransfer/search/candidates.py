@@ -12,7 +12,7 @@ from autotransfer.codec import Scalar
 from autotransfer.data.rows import augmentations
 from autotransfer.errors import ConfigError, suggestion
 from autotransfer.protocols import Strategy, overrides
-from autotransfer.recipes import AUGMENT, AUGMENT_FROM, INPUT_SIZE, augmented, spec_id
+from autotransfer.recipes import AUGMENT, AUGMENT_FROM, INPUT_SIZE, MEASURED, augmented, spec_id
 from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training
 from autotransfer.search.costs import EPOCHS
 from autotransfer.space import Choice, Domain
@@ -49,8 +49,10 @@ class Space:
     """The caller's domains, in place of the strategies' own; of the name of a loop setting: searched too."""
     seed: int = 0
     threads: int = 1
-    dtypes: Mapping[str, str] = field(default_factory=dict)
-    """Arithmetic of training by backbone, as measured in the survey; ``float32`` where it is not named."""
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    """Arithmetic of the survey's passes by backbone: that of recipes which train no part of it."""
+    moving: dict[str, str] = field(default_factory=dict)
+    """Arithmetic of training by backbone, as far as the first training of each has told it."""
     refusals: list[Refusal] = field(default_factory=list)
 
     def suited(self, spec: BackboneSpec) -> list[Strategy]:
@@ -105,11 +107,12 @@ class Space:
             training=training,
             seed=self.seed,
             threads=self.threads,
-            dtype=self.dtypes.get(spec.id, "float32"),
         )
-        if AUGMENT in kept and all(p.augment == "none" for p in recipe_phases(strategy, self.profile, spec, made)):
-            return replace(made, values={n: v for n, v in kept.items() if n not in (AUGMENT, AUGMENT_FROM)})
-        return made
+        phases = recipe_phases(strategy, self.profile, spec, made)
+        if AUGMENT in kept and all(p.augment == "none" for p in phases):
+            made = replace(made, values={n: v for n, v in kept.items() if n not in (AUGMENT, AUGMENT_FROM)})
+        known = self.moving if any(trains(p, len(spec.stages)) for p in phases) else self.frozen
+        return replace(made, dtype=known.get(spec.id, MEASURED))
 
     def unknown_values(self) -> None:
         """Raise for names in the caller's space that no strategy and no loop setting knows.
@@ -306,9 +309,16 @@ def is_family(strategy: Strategy, phases: Sequence[Phase], stages: int) -> bool:
     return plain and not strategy.depths and not any(overrides(strategy, door) for door in doors)
 
 
+def trains(phase: Phase, stages: int) -> bool:
+    """Return whether a phase moves any part of a backbone of so many stages."""
+    frozen = phase.stages == () or (phase.freeze is not None and phase.freeze >= stages)
+    return phase.epochs > 0 and not frozen
+
+
 def _key(recipe: Recipe) -> str:
-    # Two fractions that freeze the same number of stages are one candidate.
-    return replace(recipe, values={n: v for n, v in recipe.values.items() if n != "freeze_fraction"}).key
+    # Two fractions that freeze the same number of stages are one candidate, measured or not.
+    values = {n: v for n, v in recipe.values.items() if n != "freeze_fraction"}
+    return replace(recipe, values=values, dtype=MEASURED).key
 
 
 def values_of(recipe: Recipe) -> dict[str, Any]:

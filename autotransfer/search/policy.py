@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autotransfer.recipes import AUGMENT, spec_id
 from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
+from autotransfer.search import rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
 from autotransfer.search.costs import EPOCHS, Costs
@@ -101,7 +102,7 @@ class Search:
     def jobs(self) -> Generation:
         """Yield generations of jobs; expects their records in the same order."""
         yield from self.rounds.jobs()
-        self.space.dtypes = {r.backbone: r.training_dtype for r in self.survey}
+        self.space.frozen = {r.backbone: r.dtype for r in self.survey}
         order, static = self.rounds.order(), self.rounds.static()
         self.unit = self.costs.unit(*order[:1], *filter(None, [static]))
         self.spent = sum(self.costs.row(r.backbone) * r.rows for r in self.survey)
@@ -110,13 +111,13 @@ class Search:
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
-        yield from self._visit([self._begin(c, "b") for c in baselines if self._fits(c, 0.0)])
+        yield from self._visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
         self.surrogate = Surrogate(self.rounds.scores(), self._floor(), self.profile.validation, self.past)
         yield from self._tune(proposer)
         yield from self._last_rung()
         yield from self._finals()
         if not any(t.record.objective is not None for t in self.board.trials if t.counted):
-            yield from self._rescue(proposer)
+            yield from rescue.too_late(self, proposer)
         self.board.close()
 
     def _floor(self) -> float | None:
@@ -134,14 +135,24 @@ class Search:
         if self.budget.trials is None and time.time() > self.deadline:
             self.status = "budget"
 
+    def _known_to_lose(self, candidate: Candidate) -> bool:
+        """Return whether earlier runs on these very rows say that a recipe is not worth its price."""
+        if not self.moves(candidate) or not any(o.here for o in self.past):
+            return False
+        if self._new([candidate], ())[0].worth >= self._price:
+            return False
+        name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)} ({candidate.reason})"
+        self.notes.append(f"{name} was not run: earlier runs on these data say that it is not worth its price")
+        return True
+
     def _choose(self, queue: list[Candidate], proposer: Proposer) -> list[Trial]:
         """Return the next generation: what is guaranteed, then whatever is worth most for its cost."""
         batch: list[Trial] = []
         planned = 0.0
         while queue and len(batch) < GENERATION and self._room():
             candidate = queue.pop(0)
-            if self._fits(candidate, planned):
-                batch.append(self._begin(candidate))
+            if self._fits(candidate, planned) and not self._known_to_lose(candidate):
+                batch.append(self.begin(candidate))
                 planned += self._first(candidate)
         if time.time() > self.deadline:
             return batch
@@ -156,7 +167,7 @@ class Search:
             assert option.candidate is not None
             drawn.remove(option.candidate)
             if self._fits(option.candidate, planned):
-                batch.append(self._begin(proposer.take(option.candidate)))
+                batch.append(self.begin(proposer.take(option.candidate)))
                 planned += self._first(option.candidate)
         return batch
 
@@ -215,7 +226,7 @@ class Search:
             phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
             cost = self.costs.training(plain.backbone, phases, float(begins_at(plain)), None)
             why = self._not_worth(plain, cost, planned)
-            trial = None if why else self._begin(candidate, "f")
+            trial = None if why else self.begin(candidate, "f")
             if trial is not None and self.board.go_on_from(trial, plain):
                 chosen.append(trial)
                 planned += cost
@@ -245,39 +256,28 @@ class Search:
             if 0 < trial.done == len(trial.rungs) - 1 and may_have_rivals(trial):
                 self.board.keep_before(trial)
             self.costs.passed(trial.backbone, trial.phases)
-        records = yield [self._rung(t) for t in trials]
+        records = yield [self.rung(t) for t in trials]
         for trial, record, cost in zip(trials, records, predicted, strict=True):
             assert isinstance(record, TrialRecord)
             self.spent += record.seconds if self.costs.clock else cost
             before = trial.objective
             self.board.take(trial, record)
+            if trial.moves and record.objective is not None:
+                self.space.moving[trial.backbone] = record.recipe.dtype
             if trial.counted and record.objective is not None:
                 self.surrogate.observe(record.recipe, record.objective, len(trial.rungs) - trial.done, before)
         self.board.tidy()
 
-    def _rescue(self, proposer: Proposer) -> Generation:
-        """Train one head on as many rows as the time allows: a late small model is better than none."""
-        heads = [c for c in proposer.again().guaranteed() if not self._moves(c)]
-        for candidate in heads[:1]:
-            left = max(1.0, 0.8 * (self._end(spec_id(candidate.recipe)) - time.time()))
-            rows = int(0.75 * left / max(self._row_seconds(spec_id(candidate.recipe)), 1e-6))
-            rows = min(self.profile.train, max(32, rows))
-            trial = self._begin(candidate)
-            text = f"trained on {rows} of {self.profile.train} rows: the budget does not reach for more"
-            job = replace(self._rung(trial), rows=rows, deadline=time.time() + 2.0 * left)
-            records = yield [job]
-            assert isinstance(records[0], TrialRecord)
-            self.board.take(trial, replace(records[0], notes=(*records[0].notes, text)))
-            self.status = "budget"
-
-    def _begin(self, candidate: Candidate, letter: str = "t") -> Trial:
+    def begin(self, candidate: Candidate, letter: str = "t") -> Trial:
+        """Put a new trial of a candidate on the board."""
         phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
-        moves = self._moves(candidate)
+        moves = self.moves(candidate)
         total = sum(p.epochs for p in phases)
         rungs = (*(r for r in RUNGS[:-1] if r < total), None) if moves else (None,)
         return self.board.begin(candidate, tuple(phases), rungs, moves=moves, letter=letter)
 
-    def _rung(self, trial: Trial) -> RungJob:
+    def rung(self, trial: Trial) -> RungJob:
+        """Return the job of a trial's next rung."""
         record = next((r for r in self.survey if r.backbone == trial.backbone), None)
         return RungJob(
             id=trial.id,
@@ -286,7 +286,7 @@ class Search:
             until=trial.rungs[trial.done],
             final=trial.done == len(trial.rungs) - 1,
             survey=record.features if record is not None else "",
-            deadline=self._end(trial.backbone),
+            deadline=self.end(trial.backbone),
             rivals=trial.candidate.rivals,
         )
 
@@ -308,7 +308,7 @@ class Search:
     def _fits(self, candidate: Candidate, planned: float) -> bool:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
         cost = self._first(candidate)
-        heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self._moves(candidate)
+        heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self.moves(candidate)
         if not heads and self._in_time(spec_id(candidate.recipe), cost, planned):
             return True
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
@@ -320,11 +320,11 @@ class Search:
     def _in_time(self, id: str, cost: float, planned: float = 0.0) -> bool:
         if self.deadline == float("inf"):
             return True
-        return time.time() + max(cost, (planned + cost) / self.workers) <= self._end(id)
+        return time.time() + max(cost, (planned + cost) / self.workers) <= self.end(id)
 
-    def _end(self, id: str) -> float:
+    def end(self, id: str) -> float:
         """Return when training of a backbone must end, so that the held-out rows can be scored in time."""
-        return self.deadline - 1.2 * self._row_seconds(id) * self.profile.test
+        return self.deadline - 1.2 * self.row_seconds(id) * self.profile.test
 
     # Cost.
 
@@ -343,11 +343,12 @@ class Search:
     def _share(self, cost: float) -> float:
         return max(HEAD_SHARE, cost / self.unit if self.unit > 0 else 0.0)
 
-    def _row_seconds(self, id: str) -> float:
+    def row_seconds(self, id: str) -> float:
         """Return the measured seconds of one row's forward pass."""
         return next((r.seconds_per_row for r in self.survey if r.backbone == id), 0.0)
 
-    def _moves(self, candidate: Candidate) -> bool:
+    def moves(self, candidate: Candidate) -> bool:
+        """Return whether a candidate trains a part of its backbone."""
         recipe = candidate.recipe
         return self.costs.moves(spec_id(recipe), phases_of(self.registry, self.context, self.profile, recipe))
 

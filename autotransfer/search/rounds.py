@@ -77,7 +77,9 @@ class Rounds:
         records = yield jobs
         for record in records:
             if isinstance(record, SurveyRecord):
-                self.records = [r for r in self.records if r.backbone != record.backbone] + [record]
+                before = [r for r in self.records if r.backbone == record.backbone]
+                spent = {n: sum(getattr(r, n) for r in (*before, record)) for n in ("seconds", "cpu_seconds")}
+                self.records = [r for r in self.records if r not in before] + [replace(record, **spent)]
 
     def _unfinished(self) -> list[str]:
         """Return the backbones that may still be the best and have rows to read, best first."""

@@ -19,10 +19,10 @@ from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
-from autotransfer.recipes import spec_id
+from autotransfer.recipes import MEASURED, spec_id
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
-from autotransfer.search.candidates import HEAD_START, recipe_phases
+from autotransfer.search.candidates import HEAD_START, recipe_phases, trains
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.recall import find_survey, keep_survey
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 _ALWAYS = "."
 """A file without a tensor cannot be told from a damaged one, so there is always this one."""
-TRAINING_ASKED = 10.0
-"""Seconds to read for; with fewer nothing will be trained, so it is not measured how fast that would be."""
 LIVE = 2
 """Trainings that a worker keeps in memory; others come back from their checkpoints."""
 
@@ -88,17 +86,14 @@ class Worker:
     def run(self, job: Job) -> Record:
         """Return the record of a job; whatever went wrong is its reason."""
         began, cpu = time.perf_counter(), time.process_time()
-        threads = job.recipe.threads if isinstance(job, RungJob) else self.context.threads
-        dtype = job.recipe.dtype if isinstance(job, RungJob) else "float32"
         try:
-            with arithmetic(threads, dtype, self.device):
-                done: Record = self._survey(job) if isinstance(job, SurveyJob) else self._rung(job)
+            done = self._survey(job) if isinstance(job, SurveyJob) else self._rung(job)
         except Exception as error:  # a plugin may raise anything; only this job dies of it
             done = failed(job, reason_of(error))
+        seconds, spent = time.perf_counter() - began, time.process_time() - cpu
         if isinstance(done, TrialRecord):
-            seconds, spent = time.perf_counter() - began, time.process_time() - cpu
-            done = replace(done, seconds=seconds, cpu_seconds=spent, worker=self.name)
-        return done
+            return replace(done, seconds=seconds, cpu_seconds=spent, worker=self.name)
+        return replace(done, seconds=seconds, cpu_seconds=spent)
 
     def rows(self, spec: BackboneSpec, split: str) -> Rows:
         """Return a split prepared for a backbone."""
@@ -116,25 +111,36 @@ class Worker:
         known = find_survey(self.context, spec)
         if known is not None:
             return known
-        train, validation = self.rows(spec, "train"), self.rows(spec, "validation")
-        if self.frozen is None or self.frozen.spec.id != spec.id:
-            self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
-            go_on(self.context, self.frozen)
-            self.frozen.record = replace(self.frozen.record, dtype=self._precision(self.frozen, train, "frozen"))
-        groups = self.context.prepared.train_groups()
-        record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick, groups)
-        if job.last and job.seconds >= TRAINING_ASKED:
-            record = replace(record, training_dtype=self._precision(self.frozen, train, "training"))
+        with arithmetic(self.context.threads, "float32", self.device):
+            train, validation = self.rows(spec, "train"), self.rows(spec, "validation")
+            if self.frozen is None or self.frozen.spec.id != spec.id:
+                self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
+                go_on(self.context, self.frozen)
+                dtype = self._precision(spec, self.frozen.backbone, train, "frozen")
+                self.frozen.record = replace(self.frozen.record, dtype=dtype)
+            groups = self.context.prepared.train_groups()
+            record = run_survey(self.context, job, self.frozen, train, validation, self.task, self.tick, groups)
         if job.last:
             self.frozen = None
         keep_survey(self.context, spec, record)
         return record
 
-    def _precision(self, frozen: Frozen, rows: Rows, kind: str) -> str:
+    def _precision(self, spec: BackboneSpec, backbone: nn.Module, rows: Rows, kind: str) -> str:
         """Return the dtype that passes of this kind run in, on this machine."""
         batch = rows.batch(range(min(precision.ROWS, len(rows))))
-        spec, threads = frozen.spec, self.context.threads
-        return precision.choose(frozen.backbone, batch, threads, kind, spec=spec, tick=self.tick).dtype
+        return precision.choose(backbone, batch, self.context.threads, kind, spec=spec, tick=self.tick).dtype
+
+    def _measured(self, job: RungJob) -> RungJob:
+        """Return the job with its recipe's arithmetic: measured here, where the recipe leaves that open."""
+        if job.recipe.dtype != MEASURED:
+            return job
+        spec, strategy = self.context.specs[spec_id(job.recipe)], self.registry.strategy(job.recipe.strategy)
+        own = with_stages(spec, job.recipe.stages)
+        phases = recipe_phases(strategy, self.context.prepared.profile, own, job.recipe)
+        kind = "training" if any(trains(p, len(own.stages)) for p in phases) else "frozen"
+        with arithmetic(job.recipe.threads, "float32", self.device):
+            dtype = self._precision(spec, self.backbone(spec), self.rows(spec, "train"), kind)
+        return replace(job, recipe=replace(job.recipe, dtype=dtype))
 
     def backbone(self, spec: BackboneSpec, *, fit: bool = False) -> nn.Module:
         """Return the pretrained backbone on this worker's device; a fitted one is fitted, or restored."""
@@ -161,6 +167,12 @@ class Worker:
             return train_family(job, phases, self.task, features, targets, closed_form_head(file), folder, self.tick)
 
     def _rung(self, job: RungJob) -> TrialRecord:
+        job = self._measured(job)
+        with arithmetic(job.recipe.threads, job.recipe.dtype, self.device):
+            return self._trained(job)
+
+    def _trained(self, job: RungJob) -> TrialRecord:
+        """Return the record of a rung."""
         family = self._family(job)
         if family is not None:
             return family

@@ -152,11 +152,12 @@ def _from_ledger(usage: Usage, lines: list[tuple[float, dict[str, Any]]], worker
     trials = [(at, line["record"]) for at, line in lines if line["kind"] == "trial"]
     scored = [(at, r["objective"]) for at, r in trials if r.get("objective") is not None and r["status"] != "failed"]
     searched = [at for at, r in trials if r["id"].startswith("t")]
-    usable = [at for at, r in trials if r["id"].startswith("t") and r.get("objective") is not None]  # no baseline
+    # From the first surveyed backbone on, a run that is stopped trains a head on its features and returns that.
+    usable = [at for at, r in surveys if r["status"] == "done" and r.get("score") is not None]
     before = [at for at, _ in surveys if not searched or at <= searched[0]]
     last = {r["backbone"]: r for _, r in surveys}
     survey = sum(r.get("seconds_per_row", 0.0) * r.get("rows", 0) for r in last.values())
-    compute = survey + sum(r.get("seconds", 0.0) for _, r in trials)
+    compute = sum(r.get("seconds", 0.0) for _, r in (*surveys, *trials))
     return {
         "validation": max((score for _, score in scored), default=None),
         "path": path(usage, scored),

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from autotransfer import engine
+from autotransfer.config import Settings
 from autotransfer.data.prepare import prepare
 from autotransfer.registry import Registry
 from autotransfer.schema import SurveyRecord
@@ -64,18 +66,21 @@ def test_the_survey_runs_and_records_what_was_chosen(
     stripes: Any, toynet: str, tmp_path: Path, asked: dict[str, str]
 ) -> None:
     full, exactly = survey(stripes, toynet, tmp_path / "a")
-    asked |= {"frozen": "bfloat16", "training": "bfloat16"}
+    asked |= {"frozen": "bfloat16"}
     half, about = survey(stripes, toynet, tmp_path / "b")
-    assert (full.dtype, full.training_dtype) == ("float32", "float32")
-    assert (half.dtype, half.training_dtype) == ("bfloat16", "bfloat16")
+    assert (full.dtype, half.dtype) == ("float32", "bfloat16")
+    assert "asked training" not in asked  # that is asked where a training begins
     last = max(n for n in exactly if n.startswith("train/"))
     assert not torch.equal(exactly[last], about[last])
     assert torch.allclose(exactly[last].float(), about[last].float(), rtol=0.05, atol=0.05)
 
 
-def test_a_survey_too_short_to_train_after_does_not_ask_how_fast_that_is(
-    stripes: Any, toynet: str, tmp_path: Path, asked: dict[str, str]
+def test_trainings_run_in_what_was_measured_for_them_and_heads_in_what_the_survey_used(
+    stripes: Any, toynet: str, asked: dict[str, str]
 ) -> None:
-    survey(stripes, toynet, tmp_path, seconds=5.0)
-    assert "asked frozen" in asked
-    assert "asked training" not in asked
+    asked |= {"training": "bfloat16"}
+    settings = Settings(data=stripes, plugins=[toynet], backbones=["toynet/*"], executor="serial", trials=3)
+    run = engine.fit(settings).run
+    found = {(bool(r.recipe.strategy in ("core/full", "core/partial")), r.recipe.dtype) for r in run.trials}
+    assert found == {(True, "bfloat16"), (False, "float32")}
+    assert {c.recipe.dtype for c in engine.plan(settings).candidates} == {"measured"}

@@ -1,0 +1,62 @@
+"""What is left to do where a search ends before any trial has: one head is better than no model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autotransfer.recipes import spec_id
+from autotransfer.schema import SurveyRecord, TrialRecord
+from autotransfer.search.candidates import Proposer
+
+if TYPE_CHECKING:
+    from autotransfer.search.jobs import Generation, Record
+    from autotransfer.search.policy import Search
+
+FEWEST = 32
+"""Rows that a head is trained on at least, as far as there are so many."""
+
+
+def too_late(search: Search, proposer: Proposer) -> Generation:
+    """Train one head on as many rows as the time allows."""
+    heads = [c for c in proposer.again().guaranteed() if not search.moves(c)]
+    for candidate in heads[:1]:
+        id = spec_id(candidate.recipe)
+        left = max(1.0, 0.8 * (search.end(id) - time.time()))
+        rows = int(0.75 * left / max(search.row_seconds(id), 1e-6))
+        rows = min(search.profile.train, max(FEWEST, rows))
+        trial = search.begin(candidate)
+        text = f"trained on {rows} of {search.profile.train} rows: the budget does not reach for more"
+        records = yield [replace(search.rung(trial), rows=rows, deadline=time.time() + 2.0 * left)]
+        _take(search, trial.id, records[0], text)
+        search.status = "budget"
+
+
+def stopped(search: Search, known: Iterable[Record]) -> Generation:
+    """Train one head on the features of the best backbone whose survey was there when the user stopped the search.
+
+    Args:
+        search: in which no trial has ended.
+        known: the records that its ledger holds.
+    """
+    surveyed = {r.backbone: r for r in known if isinstance(r, SurveyRecord)}
+    search.rounds.records = [r for r in surveyed.values() if r.backbone in search.context.specs]
+    search.space.frozen = {r.backbone: r.dtype for r in search.survey}
+    order = search.rounds.order()
+    heads = Proposer(search.space, search.survey, order, None, 1).guaranteed()
+    for candidate in [c for c in heads if not search.moves(c)][:1]:
+        record = search.rounds.record(spec_id(candidate.recipe))
+        trial, rows = search.begin(candidate, "r"), max(min(FEWEST, search.profile.train), record.rows)
+        job = search.rung(trial)
+        whole = record.status == "done"
+        records = yield [job if whole else replace(job, rows=rows)]
+        text = "the only trial: the search was stopped during the survey"
+        _take(search, trial.id, records[0], text if whole else f"{text}; on {rows} of {search.profile.train} rows")
+
+
+def _take(search: Search, id: str, record: Record, note: str) -> None:
+    assert isinstance(record, TrialRecord)
+    trial = next(t for t in search.board.trials if t.id == id)
+    search.board.take(trial, replace(record, notes=(*record.notes, note)))
