@@ -137,9 +137,11 @@ class Search:
 
     def _known_to_lose(self, candidate: Candidate) -> bool:
         """Return whether earlier runs on these very rows say that a recipe is not worth its price."""
-        if not self.moves(candidate) or not any(o.here for o in self.past):
+        best = self.surrogate.best_here()
+        if best is None or not self.moves(candidate):
             return False
-        if self._new([candidate], ())[0].worth >= self._price:
+        (mean,), (spread,) = self.surrogate.predict([candidate.recipe])
+        if self._worth(mean, spread, best, self._first(candidate)) >= self._price:
             return False
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)} ({candidate.reason})"
         self.notes.append(f"{name} was not run: earlier runs on these data say that it is not worth its price")

@@ -130,6 +130,10 @@ class Surrogate:
         own = np.asarray([self._own(spec_id(r)) for r in recipes])
         return own + gains, spreads
 
+    def best_here(self) -> float | None:
+        """Return the best skill of earlier runs on these very rows; None where there was none."""
+        return max((self._own(spec_id(o.recipe)) + o.gain for o in self.past if o.here), default=None)
+
     def _gains(self, recipes: list[Recipe], known: Sequence[Observation]) -> tuple[Array, Array]:
         prior = np.asarray([expected_gain(r) for r in recipes])
         if not known:

@@ -15,6 +15,7 @@ from autotransfer.model import TransferModel, load
 from autotransfer.search import recall
 from autotransfer.search.candidates import FAMILY
 from autotransfer.search.memory import Memory
+from autotransfer.search.surrogate import Observation
 from autotransfer.store import Store
 
 
@@ -107,3 +108,17 @@ def test_runs_with_trials_neither_remember_nor_recall_unless_told_to(
     assert Memory().recall(first.run.profile)
     again = _fit(stripes, toynet)
     assert [t.recipe for t in again.run.trials] == [t.recipe for t in first.run.trials]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_what_earlier_runs_on_these_data_saw_fail_is_not_run_again(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    first = _fit(stripes, toynet, memory=False).run.trials
+    moved = [r for r in first if "lr_ratio" in r.recipe.values]
+    past = [Observation(r.recipe, -0.5 if r in moved else 0.3, 0.03, here=here) for r in first if r.id[0] == "t"]
+    monkeypatch.setattr(Memory, "recall", lambda self, profile: past)
+    run = _fit(stripes, toynet, memory=True).run
+    again = [r for r in run.trials if r.recipe in [m.recipe for m in moved]]
+    assert bool(again) is not here
+    assert any("was not run: earlier runs on these data" in n for n in run.notes) is here
