@@ -14,6 +14,8 @@ from autotransfer.schema import DataIssue
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.2
+LARGE = 0.25
+"""A group with more than this share of the rows to hold out is held out only where smaller ones do not suffice."""
 _PARTS = ("train", "validation", "test")
 Array = np.ndarray[Any, Any]
 
@@ -116,7 +118,7 @@ def _draw(
 ) -> list[int]:
     """Return places to hold out: in each stratum whole units until its share is reached, one unit staying behind.
 
-    Where every stratum is too small for a share of its own, units are drawn from all rows alike.
+    Units that are large for the share come last: a score on one large group tells of that group alone. Where every stratum is too small for a share of its own, units are drawn from all rows alike.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for p in places:
@@ -124,6 +126,7 @@ def _draw(
     left = Counter(strata[p] for p in places)
     groups = list(members.values())
     drawn = [groups[i] for i in rng.permutation(len(groups))]
+    drawn.sort(key=lambda group: len(group) > max(1.0, LARGE * share * len(places)))
     held = _by_stratum(drawn, strata, left, {c: share * n for c, n in left.items()})
     if held or not places:
         return held

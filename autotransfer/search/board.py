@@ -48,6 +48,13 @@ class Trial:
         return self.record.objective if self.record.status != "failed" else None
 
     @property
+    def standing(self) -> tuple[float, bool, float]:
+        """What trials are compared by: the objective; a finalist must win by it; else the log loss decides a tie."""
+        losses = [s["log_loss"] for s in self.record.scores.values() if "log_loss" in s]
+        objective = float("-inf") if self.objective is None else self.objective
+        return objective, not self.id.startswith("f"), -sum(losses)
+
+    @property
     def paused(self) -> bool:
         """It could go on, and its checkpoint is there."""
         return self.record.status == "promoted" and self.done < len(self.rungs)
@@ -109,9 +116,9 @@ class Board:
         self.registry.trial_finished(spent)
 
     def leading(self) -> Trial | None:
-        """Return the best trial so far: highest objective, then the earlier one."""
+        """Return the best trial so far: highest objective, then least log loss, then the earlier one."""
         scored = [t for t in self.trials if t.objective is not None]
-        return max(scored, key=lambda t: (t.objective, -self.trials.index(t)), default=None)
+        return max(scored, key=lambda t: (*t.standing, -self.trials.index(t)), default=None)
 
     def leader(self) -> TrialRecord | None:
         """Return the record of the best trial so far."""

@@ -96,7 +96,7 @@ class Search:
         return self.board.records
 
     def leader(self) -> TrialRecord | None:
-        """Return the best trial so far: highest objective, then the earlier one."""
+        """Return the record of the best trial so far."""
         return self.board.leader()
 
     def jobs(self) -> Generation:
