@@ -118,7 +118,8 @@ def _draw(
 ) -> list[int]:
     """Return places to hold out: in each stratum whole units until its share is reached, one unit staying behind.
 
-    Units that are large for the share come last: a score on one large group tells of that group alone. Where every stratum is too small for a share of its own, units are drawn from all rows alike.
+    Units that are large for the share come last: a score on one large group tells of that group alone. Where every
+    stratum is too small for a share of its own, units are drawn from all rows alike.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for p in places:
