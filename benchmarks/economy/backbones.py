@@ -1,20 +1,23 @@
-"""The packs at small inputs, as a plugin file: eight cards by default, any ``backbones/NAME-PIXELS`` by name.
+"""The packs at small inputs, as a plugin file: a pool for each modality, any ``backbones/NAME-SIZE`` by name.
 
     autotransfer fit data --plugin benchmarks/economy/backbones.py --backbones 'backbones/*'
 
-Real pretrained networks at 96 to 128 pixels, so that a search of dozens of fine-tunes ends within an hour on a core.
+Real pretrained networks at 96 to 128 pixels, 16 to 64 tokens, 1 to 3 seconds, so that a search of dozens of fine-tunes
+ends within an hour on a core.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autotransfer.plugin import BackboneSpec, ImageInput, PluginError, hookimpl
+from autotransfer.plugin import AudioInput, BackboneSpec, ImageInput, PluginError, TextInput, hookimpl
 from autotransfer_packs.cards import CARDS
+from autotransfer_packs.text_cards import TEXT_CARDS
 
 NAMES = {
     "lite0": "packs/efficientnet-lite0",
@@ -22,27 +25,30 @@ NAMES = {
     "mobilenetv2": "packs/mobilenetv2",
     "nsfw": "packs/open-nsfw",
     "dinov2": "packs/dinov2-small-focus",
+    "minilm": "packs/minilm-l6",
+    "wordllama": "packs/wordllama",
+    "whisper": "packs/whisper-tiny-en",
+    "dvector": "packs/d-vector",
+    "speech": "packs/speech-embedding",
 }
-POOL = (
-    "lite0-96",
-    "lite0-128",
-    "lite1-128",
-    "mobilenetv2-96",
-    "mobilenetv2-128",
-    "nsfw-128",
-    "dinov2-98",
-    "dinov2-126",
-)
-"""What a search chooses from by default: every pack, three of them at two sizes."""
-_PACKS = {card.id: card for card in CARDS}
+POOLS = {
+    "image": (
+        *("lite0-96", "lite0-128", "lite1-128", "mobilenetv2-96", "mobilenetv2-128"),
+        *("nsfw-128", "dinov2-98", "dinov2-126"),
+    ),
+    "text": ("minilm-16", "minilm-32", "minilm-64", "wordllama-64"),
+    "audio": ("dvector-1", "dvector-3", "speech-1", "speech-3", "whisper-1", "whisper-3"),
+}
+"""What a search chooses from by default, by modality: every pack, most of them at two sizes."""
+_PACKS = {card.id: card for card in (*CARDS, *TEXT_CARDS)}
 _PATCH, _POSITIONS = 14, 16 * 16
 """Of DINOv2 at its card's 224 pixels: its table of positions shrinks with the input."""
 
 
 @hookimpl
 def autotransfer_backbones() -> list[BackboneSpec]:
-    """Return the eight cards of the default pool."""
-    return [card(name) for name in POOL]
+    """Return the cards of the default pools."""
+    return [card(name) for names in POOLS.values() for name in names]
 
 
 @hookimpl
@@ -54,29 +60,53 @@ def autotransfer_find_backbone(id: str) -> BackboneSpec | None:
 
 
 def card(name: str) -> BackboneSpec:
-    """Return the card of ``NAME-PIXELS``.
+    """Return the card of ``NAME-SIZE``: pixels of a picture, tokens of a text, seconds of a recording.
 
     Raises:
         PluginError: the network cannot take this size.
     """
-    short, _, pixels = name.rpartition("-")
-    size, whole = int(pixels), _PACKS[NAMES[short]]
+    short, _, written = name.rpartition("-")
+    size, whole = int(written), _PACKS[NAMES[short]]
+    own = replace(whole, id=f"backbones/{name}", factory="backbones:build", options={"pack": short, "size": size})
+    if isinstance(whole.input, TextInput):
+        input = replace(whole.input, max_length=size, tokenizer=f"backbones:{short}_tokenizer")
+        share = size / whole.input.max_length
+        return replace(own, summary=f"{whole.id} on {size} tokens", input=input, macs=round((whole.macs or 0) * share))
+    if isinstance(whole.input, AudioInput):
+        share = size / whole.input.window
+        audio = replace(whole.input, window=float(size))
+        return replace(own, summary=f"{whole.id} on {size} s", input=audio, macs=round((whole.macs or 0) * share))
+    return _picture_card(own, short, size)
+
+
+def _picture_card(whole: BackboneSpec, short: str, size: int) -> BackboneSpec:
     if size < 32 or (short == "dinov2" and size % _PATCH):
-        raise PluginError(f"{name}: wanted 32 pixels or more, and multiples of {_PATCH} for dinov2")
+        raise PluginError(f"{whole.id}: wanted 32 pixels or more, and multiples of {_PATCH} for dinov2")
     assert isinstance(whole.input, ImageInput)
     params = whole.params
     if short == "dinov2" and params is not None and whole.width is not None:
         params -= (_POSITIONS - (size // _PATCH) ** 2) * whole.width
     return replace(
         whole,
-        id=f"backbones/{name}",
-        factory="backbones:build",
-        options={"pack": short, "size": size},
-        summary=f"{whole.id} at {size} pixels",
+        summary=f"{NAMES[short]} at {size} pixels",
         input=replace(whole.input, size=size),
         params=params,
         macs=round((whole.macs or 0) * (size / 224) ** 2),
     )
+
+
+def minilm_tokenizer(folder: Path | None, *, max_length: int) -> Any:
+    """Return the tokenizer of the pack."""
+    from autotransfer_packs import text
+
+    return text.minilm_tokenizer(folder, max_length=max_length)
+
+
+def wordllama_tokenizer(folder: Path | None, *, max_length: int) -> Any:
+    """Return the tokenizer of the pack."""
+    from autotransfer_packs import text
+
+    return text.wordllama_tokenizer(folder, max_length=max_length)
 
 
 def static(ids: Sequence[str]) -> str:
@@ -87,7 +117,6 @@ def static(ids: Sequence[str]) -> str:
 
 def build(weights: Path | None, pack: str, size: int) -> Any:
     """Return a pack's network for this input size."""
-    from autotransfer_packs import build as packs
-
-    function = getattr(packs, _PACKS[NAMES[pack]].factory.rpartition(":")[2])
+    module, _, name = _PACKS[NAMES[pack]].factory.rpartition(":")
+    function = getattr(importlib.import_module(module), name)
     return function(weights, size=size) if pack == "dinov2" else function(weights)

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.economy.backbones import static
 from benchmarks.economy.cells import ABLATIONS, Results
+from benchmarks.economy.tasks import TASKS
 
 Lines = Mapping[str, dict[str, Any]]
 """The latest line of each arm, of one task and seed."""
@@ -107,10 +108,12 @@ RATIOS = (
 
 def report(results: Results, rows: int) -> str:
     """Return the table of ratios, then what was measured, in Markdown; cells that are missing are empty."""
-    groups = _groups(results, rows)
-    lines = [f"| {rows} rows: ratio | target | median over tasks | least to most | cells |", "|---|---|---|---|---|"]
-    lines += [_row(ratio, groups) for ratio in RATIOS]
-    lines += ["", "| task | seed | arm | CPU s | wall s | peak MB | validation | test | winner | commit |"]
+    groups, lines = _groups(results, rows), list[str]()
+    for modality in dict.fromkeys(TASKS[task].modality for task, _ in groups):
+        alike = {name: arms for name, arms in groups.items() if TASKS[name[0]].modality == modality}
+        head = f"| {modality}, {rows} rows: ratio | target | median over tasks | least to most | cells |"
+        lines += [head, "|---|---|---|---|---|", *(_row(ratio, alike) for ratio in RATIOS), ""]
+    lines += ["| task | seed | arm | CPU s | wall s | peak MB | validation | test | winner | commit |"]
     lines += ["|---|---|---|---|---|---|---|---|---|---|"]
     for (task, seed), arms in sorted(groups.items()):
         lines += [f"| {task} | {seed} | {arm} | {_numbers(line)} |" for arm, line in arms.items()]
@@ -125,9 +128,9 @@ def _groups(results: Results, rows: int) -> dict[tuple[str, int], dict[str, dict
         ValueError: the file holds cells of several settings with these rows, which no one table can show.
     """
     fine = [line for line in results.latest().values() if line["rows"] == rows]
-    kinds = {(tuple(line["backbones"]), line["epochs"], line["workers"]) for line in fine}
-    if len(kinds) > 1:
-        raise ValueError(f"{results.path} holds cells of {len(kinds)} pools, epochs or workers: use a file for each")
+    kinds = {(line["task"], tuple(line["backbones"]), line["epochs"], line["workers"]) for line in fine}
+    if len(kinds) > len({line["task"] for line in fine}):
+        raise ValueError(f"{results.path} holds cells of several pools, epochs or workers: use a file for each")
     groups: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for line in fine:
         groups.setdefault((line["task"], line["seed"]), {})[line["arm"]] = line

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from autotransfer.codec import digest
-from benchmarks.economy.backbones import NAMES, POOL, static
+from benchmarks.economy.backbones import NAMES, POOLS, static
 from benchmarks.economy.cells import ARMS, RESULTS, Cell, Results
 from benchmarks.economy.measure import measure
 from benchmarks.economy.report import report
@@ -32,7 +32,10 @@ from benchmarks.economy.tasks import TASKS, home, lay_out
 
 QUICK = {"tasks": "digits", "seeds": "0", "arms": "a,e,b,c", "rows": 150, "samples": 8}
 QUICK_POOL = "lite0-96,mobilenetv2-96,nsfw-96"
-TABLE = (("tux,fashion,digits", "0,1,2", "a,a:again,e,e:static,b,c"), ("emoji", "0,1,2", "a,e,e:static"))
+TABLE = (
+    ("tux,fashion,digits", "0,1,2", "a,a:again,e,e:static,b,c"),
+    ("emoji,fortunes,prompts", "0,1,2", "a,e,e:static"),
+)
 """Tasks, seeds and arms of the whole table, beside the expensive arms and the ablations."""
 EXTRA = (("tux,digits", "0", "d,f"), ("tux,digits", "0", "a:no-*,a:single-score,a:random-order"))
 
@@ -149,7 +152,7 @@ def _chosen(given: argparse.Namespace) -> list[Cell]:
                         seed=seed,
                         arm=arm,
                         rows=given.rows,
-                        backbones=tuple(f"backbones/{n}" for n in given.backbones.split(",")),
+                        backbones=_pool(given.backbones, task),
                         samples=given.samples,
                         epochs=given.epochs,
                         workers=given.workers,
@@ -159,6 +162,11 @@ def _chosen(given: argparse.Namespace) -> list[Cell]:
     places = {arm: place for place, arm in enumerate(ARMS)}
     order = {n: place for place, n in enumerate(dict.fromkeys((c.task, c.seed) for c in kept))}
     return sorted(kept, key=lambda c: (order[c.task, c.seed], places[c.arm]))
+
+
+def _pool(named: str, task: str) -> tuple[str, ...]:
+    names = named.split(",") if named else POOLS[TASKS[task].modality]
+    return tuple(f"backbones/{n}" for n in names)
 
 
 def _names(patterns: str, known: Any) -> list[str]:
@@ -182,11 +190,11 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells", default="*", help="pattern of TASK/SEED/ARM: only these")
     parser.add_argument("--extra", action="store_true", help="the whole table with arms d and f and the ablations")
     parser.add_argument("--rows", type=int, help="rows that a search is given (300)")
-    parser.add_argument("--backbones", help=f"NAME-PIXELS with commas, of {', '.join(NAMES)} ({','.join(POOL)})")
+    parser.add_argument("--backbones", help=f"NAME-SIZE with commas, of {', '.join(NAMES)} (a pool a modality)")
     parser.add_argument("--samples", type=int, help="trials of Ray Tune's arms (32)")
     parser.add_argument("--epochs", type=int, default=10, help="of a full training (10)")
     parser.add_argument("--workers", type=int, default=1, help="trials at once, in every arm (1)")
-    parser.add_argument("--unit-of", default="", help="NAME-PIXELS of the unit, in place of arm a's winner")
+    parser.add_argument("--unit-of", default="", help="NAME-SIZE of the unit, in place of arm a's winner")
     parser.add_argument("--results", type=Path, help=f"file of the results ({RESULTS.name} beside this module)")
     parser.add_argument("--quick", action="store_true", help="one task, one seed, three small backbones, 8 trials")
     parser.add_argument("--list", action="store_true", help="say which of the wanted cells are there")
@@ -198,6 +206,6 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name, value in QUICK.items():
             setattr(given, name, getattr(given, name) or value)
     given.rows, given.samples = given.rows or 300, given.samples or 32
-    given.backbones = given.backbones or (QUICK_POOL if given.quick else ",".join(POOL))
+    given.backbones = given.backbones or (QUICK_POOL if given.quick else "")
     given.results = given.results or (home() / "quick.jsonl" if given.quick else RESULTS)
     return given

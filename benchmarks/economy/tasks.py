@@ -1,8 +1,10 @@
-"""The tasks: real pictures by name, and the rows of one cell, drawn by a seed and laid out as class folders."""
+"""The tasks: real pictures, texts and recordings by name, and the rows of one cell, drawn by a seed: class folders."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,7 +22,15 @@ from PIL import Image
 from autotransfer.data.prepare import IMBALANCED
 from autotransfer.weights import cache_folder
 
-Rows = list[tuple[Image.Image, str]]
+
+class Item(NamedTuple):
+    """A picture, a text or a recording as a file holds it."""
+
+    content: bytes
+    suffix: str
+
+
+Rows = list[tuple[Item, str]]
 PIXELS = 160
 """Pictures are laid out with their shorter side no longer than this, so that decoding is no part of what differs."""
 EXTRA = 60
@@ -69,13 +80,35 @@ def home() -> Path:
     return cache_folder() / "benchmarks"
 
 
-def _folder(name: str) -> Callable[[Path], Rows]:
+def _fetched(downloads: Path, name: str) -> Path:
+    """Return the folder of a data set of ``benchmarks/data``, fetched the first time."""
+    place = downloads / name
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, str(FETCH), name, "--out", str(place)], check=True, stdout=sys.stderr)
+    return place
+
+
+def _pictures(name: str) -> Callable[[Path], Rows]:
     def load(downloads: Path) -> Rows:
-        place = downloads / name
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run([sys.executable, str(FETCH), name, "--out", str(place)], check=True, stdout=sys.stderr)
-        return [(_picture(path), path.parent.name) for path in sorted(place.glob("*/*.png"))]
+        paths = sorted(_fetched(downloads, name).glob("*/*.png"))
+        return [(_picture(path), path.parent.name) for path in paths]
+
+    return load
+
+
+def _texts(name: str) -> Callable[[Path], Rows]:
+    def load(downloads: Path) -> Rows:
+        with (_fetched(downloads, name) / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            return [(Item(row["text"].encode(), ".txt"), row["label"]) for row in csv.DictReader(file)]
+
+    return load
+
+
+def _sounds(name: str) -> Callable[[Path], Rows]:
+    def load(downloads: Path) -> Rows:
+        paths = [p for p in sorted(_fetched(downloads, name).glob("*/*")) if p.suffix in (".wav", ".ogg")]
+        return [(Item(path.read_bytes(), path.suffix), path.parent.name) for path in paths]
 
     return load
 
@@ -85,7 +118,7 @@ def _digits(downloads: Path) -> Rows:
 
     found = load_digits()
     pixels = np.round(found.images * 255 / 16).astype(np.uint8)
-    return [(Image.fromarray(p), str(t)) for p, t in zip(pixels, found.target, strict=True)]
+    return [(_png(Image.fromarray(p)), str(t)) for p, t in zip(pixels, found.target, strict=True)]
 
 
 def _emoji(downloads: Path) -> Rows:
@@ -94,29 +127,40 @@ def _emoji(downloads: Path) -> Rows:
     return [(_picture(path), kind) for path, kind in zip(*rows(), strict=True)]
 
 
-def _picture(path: Path) -> Image.Image:
+def _picture(path: Path) -> Item:
     from autotransfer.data.image import open_image
 
     image = open_image(path)
     scale = PIXELS / min(image.size)
     if scale < 1:
         image = image.resize([max(1, round(n * scale)) for n in image.size], Image.Resampling.BICUBIC)
-    return image
+    return _png(image)
+
+
+def _png(image: Image.Image) -> Item:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return Item(file.getvalue(), ".png")
 
 
 TASKS: Mapping[str, Task] = {
-    "tux": Task("image", _folder("tux")),
-    "fashion": Task("image", _folder("fashion")),
+    "tux": Task("image", _pictures("tux")),
+    "fashion": Task("image", _pictures("fashion")),
     "digits": Task("image", _digits),
     "emoji": Task("image", _emoji),
+    "movies": Task("text", _texts("movies")),
+    "fortunes": Task("text", _texts("fortunes")),
+    "glosses": Task("text", _texts("glosses")),
+    "prompts": Task("audio", _sounds("prompts")),
+    "names": Task("audio", _sounds("names")),
 }
-"""By name. A task of another modality needs a loader here, a way to write its rows, and backbones of its modality."""
+"""By name."""
 
 
 def lay_out(name: str, seed: int, rows: int) -> Layout:
     """Return the folders of a cell's rows, written the first time.
 
-    ``rows`` rows are drawn so that each class has its share; copies of a picture are left out before. Of the rest
+    ``rows`` rows are drawn so that each class has its share; copies of an item are left out before. Of the rest
     ``EXTRA`` are for the search to look at and all others are held out.
 
     Raises:
@@ -133,10 +177,10 @@ def lay_out(name: str, seed: int, rows: int) -> Layout:
     temporary = layout.root.with_name(f".{layout.root.name}.{os.getpid()}")
     for part, places in parts.items():
         for place in places:
-            image, label = found[place]
+            item, label = found[place]
             folder = temporary / part / label
             folder.mkdir(parents=True, exist_ok=True)
-            image.save(folder / f"{place:05d}.png")
+            (folder / f"{place:05d}{item.suffix}").write_bytes(item.content)
     counts = {part: dict(Counter(found[p][1] for p in places)) for part, places in parts.items()}
     (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
     shutil.rmtree(layout.root, ignore_errors=True)
@@ -145,8 +189,8 @@ def lay_out(name: str, seed: int, rows: int) -> Layout:
 
 
 def _distinct(found: Rows) -> Rows:
-    """Leave out every picture that comes twice: a copy among the held-out rows would be known by heart."""
-    names = [hashlib.sha256(f"{i.mode} {i.size}".encode() + i.tobytes()).digest() for i, _ in found]
+    """Leave out every item that comes twice: a copy among the held-out rows would be known by heart."""
+    names = [hashlib.sha256(item.content).digest() for item, _ in found]
     often = Counter(names)
     return [row for row, name in zip(found, names, strict=True) if often[name] == 1]
 
