@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
-from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, cross_val_score
 from torch import Tensor, nn
 
 from autotransfer.plugin import FittedState, HeadState
@@ -162,8 +162,9 @@ def _column(x: Array | None, y: Array, width: int, groups: Array | None) -> tupl
         if x is None or not y.std() > 0:
             return np.zeros(width), share
         if sparse.issparse(x):
-            return _ridge(x, y)
-        ridge = RidgeCV(alphas=np.logspace(-2, 5, 15)).fit(x, y)
+            return _ridge(x, y, groups)
+        apart = None if groups is None or len(np.unique(groups)) < 2 else _number_folds(len(y), groups)
+        ridge = RidgeCV(alphas=np.logspace(-2, 5, 15), cv=apart).fit(x, y)  # without folds: leave-one-out
         return ridge.coef_, float(ridge.intercept_)
     if x is None or share in (0.0, 1.0):
         share = min(max(share, 0.5 / len(y)), 1 - 0.5 / len(y))  # as if half a row were otherwise
@@ -172,10 +173,10 @@ def _column(x: Array | None, y: Array, width: int, groups: Array | None) -> tupl
     return model.coef_[0], float(model.intercept_[0])
 
 
-def _ridge(x: Any, y: Array) -> tuple[Array, float]:
+def _ridge(x: Any, y: Array, groups: Array | None) -> tuple[Array, float]:
     """Return ridge weights on sparse features, the penalty of the best cross-validated squared error."""
-    folds = KFold(FOLDS, shuffle=True, random_state=0)
     few, wanted = x[:CHOICE_ROWS], y[:CHOICE_ROWS]
+    folds = _number_folds(len(wanted), None if groups is None else groups[:CHOICE_ROWS])
 
     def error(alpha: float) -> float:
         found = cross_val_score(_sparse_ridge(alpha), few, wanted, cv=folds, scoring="neg_mean_squared_error")
@@ -184,6 +185,14 @@ def _ridge(x: Any, y: Array) -> tuple[Array, float]:
     best = min(np.logspace(-1, 4, 6), key=error) if len(y) >= 2 * FOLDS else 10.0
     model = _sparse_ridge(float(best)).fit(x, y)
     return model.coef_, float(model.intercept_)
+
+
+def _number_folds(rows: int, groups: Array | None) -> list[tuple[Array, Array]]:
+    """Return row numbers to fit on and to judge by, of each fold; each group is in one fold."""
+    count = min(FOLDS, rows if groups is None else len(np.unique(groups)))
+    if groups is None or count < 2:
+        return list(KFold(max(2, min(FOLDS, rows)), shuffle=True, random_state=0).split(np.zeros(rows)))
+    return list(GroupKFold(count).split(np.zeros(rows), groups=groups))
 
 
 def _sparse_ridge(alpha: float) -> Any:

@@ -10,6 +10,7 @@ from scipy.linalg import solve
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from autotransfer.plugin import HeadState
@@ -19,13 +20,15 @@ PENALTIES = np.logspace(-6, 2, 17)
 """In units of the variance of a feature, for a row."""
 CHOICE_ROWS = 8192
 """Rows that choose the penalty at most; more no longer change it."""
+FOLDS = 5
+"""Where rows come in groups."""
 CONSTANT = 1e-6
 """A feature whose spread is below this share of its values is not used."""
 SHARPEST = 1000.0
 """Largest factor between shares and logits."""
 
 
-def ridge_head(features: Tensor, targets: Tensor) -> HeadState:
+def ridge_head(features: Tensor, targets: Tensor, groups: Tensor | None = None) -> HeadState:
     """Return the ridge solution with the least squared leave-one-out error, on raw features.
 
     Class numbers and 0-1 rows are fitted as shares; the temperature that makes them logits is the one with which
@@ -34,6 +37,7 @@ def ridge_head(features: Tensor, targets: Tensor) -> HeadState:
     Args:
         features: ``float32`` [N, width].
         targets: class numbers ``int64`` [N], or ``float32`` [N, K].
+        groups: ``int64`` [N] of rows that are alike: the penalty is judged on groups that it has not seen.
     """
     raw = features.double().numpy()
     y = _shares(targets)
@@ -42,7 +46,8 @@ def ridge_head(features: Tensor, targets: Tensor) -> HeadState:
     scale = np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
     x = (raw - mean) * scale
     first = slice(0, CHOICE_ROWS)
-    penalty = float(RidgeCV(alphas=PENALTIES * len(x[first])).fit(x[first], y[first]).alpha_)
+    folds = None if groups is None else _folds(groups[first].numpy())
+    penalty = float(RidgeCV(alphas=PENALTIES * len(x[first]), cv=folds).fit(x[first], y[first]).alpha_)
     weight, left_out = solution(x, y, penalty)
     bias = y.mean(0)
     if not targets.is_floating_point():
@@ -82,6 +87,12 @@ def solution(x: Array, y: Array, penalty: float) -> tuple[Array, Array]:
         residual, leverage = penalty * dual, 1.0 - penalty * inverse.diagonal()
     free = np.maximum(1.0 - 1.0 / count - leverage, 1e-9)
     return weight.T, y - residual / free[:, None]
+
+
+def _folds(groups: Array) -> list[tuple[Array, Array]] | None:
+    """Return row numbers to fit on and to judge by, each group in one fold; None where there is one group."""
+    count = min(FOLDS, len(np.unique(groups)))
+    return list(GroupKFold(count).split(groups, groups=groups)) if count > 1 else None
 
 
 def temperature(shares: Array, losses: Any) -> float:

@@ -21,11 +21,11 @@ class Ridge(Strategy):
         """Return whether there is something to transfer."""
         return Verdict(True) if spec.transfer else Verdict(False, "a baseline has its own strategy")
 
-    def head(self, features: Tensor, targets: Tensor) -> HeadState | None:
+    def head(self, features: Tensor, targets: Tensor, groups: Tensor | None = None) -> HeadState | None:
         """Return the ridge solution; of classes and labels, as logits with a fitted temperature."""
         from autotransfer_strategies.closed_form import ridge_head
 
-        return ridge_head(features, targets)
+        return ridge_head(features, targets, groups)
 
 
 class Depths(Ridge):

@@ -240,6 +240,21 @@ def test_the_penalty_is_judged_on_groups_that_were_not_seen() -> None:
     assert torch.equal(one.weight, alone.weight)
 
 
+@pytest.mark.parametrize("thin", [False, True])
+def test_so_is_that_of_a_number(thin: bool) -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 10)
+    targets = rng.normal(size=24)[groups]
+    few = (rng.random((24, 40)) < 0.15) * rng.normal(size=(24, 40))
+    marks = few[groups] if thin else rng.normal(size=(24, 60))[groups] + 0.01 * rng.normal(size=(240, 60))
+    features, y = torch.tensor(marks, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)[:, None]
+    alone = logistic_head(features, y)
+    whole = logistic_head(features, y, torch.from_numpy(groups))
+    assert whole.weight.norm() < 0.7 * alone.weight.norm()
+    one = logistic_head(features, y, torch.zeros(240, dtype=torch.int64))
+    assert torch.equal(one.weight, alone.weight)
+
+
 def test_classes_that_lie_in_groups_of_their_own_have_the_default_penalty() -> None:
     features, labels = clouds(2)
     head = logistic_head(features, labels, labels)

@@ -93,3 +93,16 @@ def test_many_rows_choose_the_penalty_by_the_first(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(closed_form, "CHOICE_ROWS", 100)
     some = ridge_head(x, y)
     assert (answers(whole, x).argmax(1) == answers(some, x).argmax(1)).float().mean() > 0.9
+
+
+def test_a_ridge_penalty_is_judged_on_groups_that_it_has_not_seen() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 10)
+    labels = torch.from_numpy(np.arange(24)[groups] % 2)
+    marks = rng.normal(size=(24, 60))[groups] + 0.01 * rng.normal(size=(240, 60))
+    features = torch.tensor(marks, dtype=torch.float32)
+    alone, whole = ridge_head(features, labels), ridge_head(features, labels, torch.from_numpy(groups))
+    one = ridge_head(features, labels, torch.zeros(240, dtype=torch.int64))
+    spread = [float((features @ h.weight.T).std()) for h in (alone, whole)]
+    assert torch.equal(one.weight, alone.weight)
+    assert spread[1] < 0.7 * spread[0]
