@@ -189,7 +189,8 @@ class Proposer:
         """Return what is always tried, most important first.
 
         The default recipe (static winner, all unfrozen, layer decay .75) comes first, so that the search cannot
-        end below what one would have done without it; then heads on the best backbones, and the best of them with
+        end below what one would have done without it; then heads on the best backbones, on the last output of each and on
+        all its depths (which was better on all of six tasks: benchmarks/depths.py), and the best of them with
         its top third unfrozen.
         """
         if not self.order:
@@ -203,9 +204,9 @@ class Proposer:
         found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **tuned}, "survey winner, top third")
         found += self._named(best, "core/depths", {}, "one head on all depths of the survey winner")
         for id in others:
-            found += self._named(
-                id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on one of the survey's best"
-            )
+            near = "one of the survey's best"
+            found += self._named(id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, f"heads on {near}")
+            found += self._named(id, "core/depths", {}, f"one head on all depths of {near}")
         return found
 
     def draw(self) -> list[Candidate]:
