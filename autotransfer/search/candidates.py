@@ -188,9 +188,9 @@ class Proposer:
     def guaranteed(self) -> list[Candidate]:
         """Return what is always tried, most important first.
 
-        The default recipe (static winner, all unfrozen, layer decay .75) comes first, so that the search cannot
-        end below what one would have done without it; then heads on the best backbones, on the last output of each and on
-        all its depths (which was better on all of six tasks: benchmarks/depths.py), and the best of them with
+        The default recipe (static winner, all unfrozen, layer decay .75) comes first, so that the search cannot end
+        below what one would have done without it; then heads on the best backbones, on the last output and on all
+        depths of each (the latter was better on six of six tasks: benchmarks/depths.py), and the best backbone with
         its top third unfrozen.
         """
         if not self.order:
