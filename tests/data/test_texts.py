@@ -393,3 +393,13 @@ def test_numbers_are_texts_as_they_are_written_and_nan_is_none() -> None:
     assert as_text(7)[0] == "7"
     with pytest.raises(DataError, match="NaN"):
         as_text(float("nan"))
+
+
+@pytest.mark.parametrize(("between", "told"), [(",", False), (";", True), ("\t", True), ("|", True)])
+def test_columns_may_be_told_apart_by_other_signs(tmp_path: Path, between: str, told: bool) -> None:
+    lines = [between.join(("review", "stars"))]
+    lines += [between.join((f'"quite {kind}, film {i}"', kind)) for i in range(20) for kind in ("good", "bad")]
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    profile = prepare(str(tmp_path / "t.csv"), seed=0).profile
+    assert (profile.rows, profile.classes) == (40, ("bad", "good"))
+    assert any("told apart" in issue.text for issue in profile.issues) is told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -112,7 +113,9 @@ def _load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
     try:
         if kind in (".csv", ".tsv"):
             encoding, told = encoding_of(path)
-            return _with_zeros(pd.read_csv, path, sep="\t" if kind == ".tsv" else ",", encoding=encoding), told
+            between = "\t" if kind == ".tsv" else _delimiter(path, encoding)
+            told += [f"its columns are told apart by {between!r}"] if kind == ".csv" and between != "," else []
+            return _with_zeros(pd.read_csv, path, sep=between, encoding=encoding), told
         if kind in (".parquet", ".pq"):
             return pd.read_parquet(path), []
         if kind in (".jsonl", ".ndjson"):
@@ -121,6 +124,13 @@ def _load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())[:200]}") from error
     return None, []
+
+
+def _delimiter(path: Path, encoding: str) -> str:
+    """Return what tells a file's columns apart: a comma, unless its first line has columns only by another one."""
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        head = file.readline()
+    return next((d for d in ",;\t|" if len(next(csv.reader([head], delimiter=d), [])) > 1), ",")
 
 
 def _with_zeros(reader: Any, path: Path, **given: Any) -> pd.DataFrame:
