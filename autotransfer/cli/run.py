@@ -144,7 +144,7 @@ def told(model: TransferModel, out: Path) -> Said:
 
 def plan_text(found: Plan) -> str:
     """Return a plan for people."""
-    from autotransfer.report.words import clock, columns, recipe_line, size
+    from autotransfer.report.words import clock, columns, recipe_line, refused, size
 
     lines = [f"backbones  {', '.join(found.backbones)}", f"downloads  {size(found.download_bytes)}"]
     if found.seconds is not None:
@@ -167,5 +167,5 @@ def plan_text(found: Plan) -> str:
         cost = f" [{clock(candidate.seconds)}]" if candidate.seconds is not None else ""
         lines.append(f"  {recipe_line(candidate.recipe)}: {candidate.reason}{cost}")
     if found.refusals:
-        lines += ["", "not used", *(f"  {r.name}: {r.reason}" for r in found.refusals)]
+        lines += ["", "not used", *(f"  {line}" for line in refused([(r.name, r.reason) for r in found.refusals]))]
     return "\n".join([*lines, *(["", *found.notes] if found.notes else [])])

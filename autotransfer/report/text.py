@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autotransfer.report.leaderboard import rows_of
-from autotransfer.report.words import better, clock, columns, data_line, metric_of, recipe_line, score
+from autotransfer.report.words import better, clock, columns, data_line, metric_of, recipe_line, refused, score
 from autotransfer.schema import Evaluation, RunRecord, TrialRecord
 
 TOP = 10
@@ -36,9 +36,9 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
     lines += ["", *columns([_short(r) for r in board[:top]])]
     if len(board) > top:
         lines.append(f"... and {len(board) - top} more")
-    left = [(r["backbone"], r["status"], r["reason"]) for r in board if r["status"] in ("failed", "skipped")]
+    left = [(r["backbone"], f"{r['status']}: {r['reason']}") for r in board if r["status"] in ("failed", "skipped")]
     if left:
-        lines += ["", "not used", *(f"  {name}: {status}: {reason}" for name, status, reason in left)]
+        lines += ["", "not used", *(f"  {line}" for line in refused(left))]
     notes = list(_notes(run))
     if notes:
         lines += ["", "notes", *(f"  {n}" for n in notes)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,23 @@ def size(count: float) -> str:
     ('17 MB', '2.5 GB', '0 MB')
     """
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def refused(reasons: Sequence[tuple[str, str]]) -> list[str]:
+    """Return lines of names and reasons; names whose reasons differ in brackets alone share a line.
+
+    >>> refused([("hub/a", "no weights (a of the hub)"), ("hub/b", "no weights (b of the hub)"), ("x/c", "too large")])
+    ['2 names: no weights: hub/a, hub/b', 'x/c: too large']
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, reason in reasons:
+        groups.setdefault(re.sub(r" \([^()]*\)", "", reason), []).append((name, reason))
+    return [
+        f"{alike[0][0]}: {alike[0][1]}"
+        if len(alike) == 1
+        else f"{len(alike)} names: {reason}: {', '.join(name for name, _ in alike)}"
+        for reason, alike in groups.items()
+    ]
 
 
 def metric_of(objective: float | None, metric: str) -> float | None:
