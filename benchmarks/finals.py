@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from autotransfer import weights
+from autotransfer.codec import Scalar
 from autotransfer.data import prepare
 from autotransfer.finish import evaluated, winning_network
 from autotransfer.pool import at_sizes
@@ -48,8 +49,8 @@ def context_of(data: str, backbone: str, size: int, rows: int, seed: int, regist
     order = order[np.random.default_rng(seed).permutation(len(order))]
     held = rows // 4
     prepared.train, prepared.validation, prepared.test = np.split(order, [rows, rows + held])
-    counts = {"train": rows, "validation": held, "test": len(prepared.test)}
-    prepared.profile = replace(prepared.profile, **counts, fingerprint=f"{prepared.profile.fingerprint}-{rows}-{seed}")
+    name, test = f"{prepared.profile.fingerprint}-{rows}-{seed}", len(prepared.test)
+    prepared.profile = replace(prepared.profile, train=rows, validation=held, test=test, fingerprint=name)
     (spec,) = at_sizes([registry.backbone(backbone)], Choice((size,)))
     assert spec.weights is not None
     files = {spec.id: str(weights.fetch(spec.weights))}
@@ -79,7 +80,7 @@ def last_rungs(worker: Worker, recipe: Recipe, features: str) -> dict[str, Trial
     worker.live.clear()
     found: dict[str, TrialRecord] = {}
     for kind in kinds:
-        extra = {} if kind == "none" else {AUGMENT: kind, AUGMENT_FROM: RUNGS[-2]}
+        extra: dict[str, Scalar] = {} if kind == "none" else {AUGMENT: kind, AUGMENT_FROM: RUNGS[-2]}
         own = replace(recipe, values={**recipe.values, **extra})
         job = RungJob(id=f"{name}-{kind}", recipe=own, rung=len(RUNGS) - 1, final=True, survey=features)
         record = worker.run(job)

@@ -30,9 +30,11 @@ from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, s
 from autotransfer.train.schedule import Segment, rate
 
 BATCH = 64
+Pair = tuple[Tensor, Tensor]
+"""Features [rows, width] and class numbers."""
 
 
-def rows(count: int, width: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+def rows(count: int, width: int, classes: int, seed: int) -> Pair:
     """Return features [count, width] and class numbers that a linear map of them gives, with noise."""
     truth = torch.randn(width, classes, generator=torch.Generator().manual_seed(0))
     draws = torch.Generator().manual_seed(seed)
@@ -47,9 +49,7 @@ def settings(count: int) -> list[HeadSetting]:
     ]
 
 
-def separate(
-    train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], one: HeadSetting, task: Any, epochs: int
-) -> float:
+def separate(train: Pair, held: Pair, one: HeadSetting, task: Any, epochs: int) -> float:
     """Train one head alone; return its best objective."""
     features, targets = train
     head = LinearHead("vector", features.shape[1], task.outputs)
@@ -71,6 +71,18 @@ def separate(
     return best
 
 
+def one_by_one(train: Pair, held: Pair, some: list[HeadSetting], task: Any, epochs: int) -> list[float]:
+    """Train each head alone; return their best objectives."""
+    return [separate(train, held, one, task, epochs) for one in some]
+
+
+def together(train: Pair, held: Pair, some: list[HeadSetting], task: Any, epochs: int) -> list[float]:
+    """Train all heads at once; return their best objectives."""
+    judge = functools.partial(deciding, task)
+    found = fit_heads(*train, *held, some, task, epochs=epochs, batch_size=BATCH, judge=judge)
+    return [head.objective for head in found]
+
+
 def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
     """Return CPU-seconds of this process, and what the work gave."""
     began = time.process_time()
@@ -81,24 +93,18 @@ def timed(work: Callable[[], list[float]]) -> tuple[float, list[float]]:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Return seconds a head and speed-ups, by number of fused heads."""
     task: Any = make_task("multiclass", list(range(given.classes)))
-    judge = functools.partial(deciding, task)
     train, held = (rows(n, given.width, given.classes, s) for n, s in ((given.rows, 1), (given.rows // 4, 2)))
     alone: list[float] = []
     fused: dict[int, list[float]] = {k: [] for k in given.heads}
     apart = 0.0
     for turn in range(given.repeats + 1):  # the first turn warms up
         some = settings(max(given.heads))[:: max(1, max(given.heads) // given.alone)][: given.alone]
-        spent, scores = timed(lambda some=some: [separate(train, held, s, task, given.epochs) for s in some])
+        spent, scores = timed(functools.partial(one_by_one, train, held, some, task, given.epochs))
         if turn:
             alone.append(spent / len(some))
         for count in given.heads:
             mine = some if count == len(some) else settings(count)
-            spent, ours = timed(
-                lambda mine=mine: [
-                    h.objective
-                    for h in fit_heads(*train, *held, mine, task, epochs=given.epochs, batch_size=BATCH, judge=judge)
-                ]
-            )
+            spent, ours = timed(functools.partial(together, train, held, mine, task, given.epochs))
             if turn:
                 fused[count].append(spent / count)
             if mine is some:

@@ -28,7 +28,7 @@ from autotransfer.data.prepare import Prepared, prepare
 from autotransfer.errors import WeightsError
 from autotransfer.registry import Registry
 from autotransfer.schema import Phase, Recipe, Training
-from autotransfer.spec import BackboneSpec
+from autotransfer.spec import BackboneSpec, ImageInput
 from autotransfer.store import Store
 from autotransfer.train import precision
 from autotransfer.train.autocast import mixed
@@ -84,15 +84,15 @@ def decoding(source: str, registry: Registry, spec: BackboneSpec) -> dict[str, f
             if name in ("source", "filling", "opened anew"):
                 data = prepare(source, seed=0, registry=registry)
             if name in ("filling", "opened anew"):
-                data.keep_pixels(Store(Path(folder), 10**10))
-            pixels = data.pixels
-            data.pixels = None if name.startswith("source") else pixels
+                data.keep(Store(Path(folder), 10**10))
+            kept = data.kept
+            data.kept = None if name.startswith("source") else kept
             rows = data.rows(data.train, spec.input)
             began = time.process_time()
             for at in range(0, len(rows), 32):
                 rows.batch(range(at, min(at + 32, len(rows))))
             found[name] = (time.process_time() - began) / len(rows) * 1e3
-            data.pixels = pixels
+            data.kept = kept
         return found
 
 
@@ -151,12 +151,13 @@ def main() -> None:
     data = prepare(given.data, seed=0, registry=registry)
     if given.scores:
         with tempfile.TemporaryDirectory() as folder:
-            data.keep_pixels(Store(Path(folder), 10**10))
+            data.keep(Store(Path(folder), 10**10))
             print(json.dumps(scores(given, data, registry)))
         return
     found: dict[str, Any] = {}
     for spec, path in ready(given, registry, given.backbones):
         module = build_backbone(registry.factory(spec), spec, path)
+        assert isinstance(spec.input, ImageInput)
         for size in dict.fromkeys([spec.input.size, *(given.sizes or [])]):
             try:
                 sized = replace(spec, input=replace(spec.input, size=size))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -55,7 +56,7 @@ def drums(into: Path, out: Path) -> dict[str, int]:
 
 def _instruments(path: Path) -> dict[str, str]:
     """Return the name of the instrument that each file of a kit is a layer of."""
-    found = {}
+    found: dict[str, str] = {}
     for instrument in ElementTree.parse(path).iter():
         if instrument.tag.endswith("instrument"):
             files = [e.text for e in instrument.iter() if e.tag.endswith("filename") and e.text]
@@ -85,9 +86,9 @@ def names(into: Path, out: Path) -> dict[str, int]:
     stamps = unpacked([STAMPS], into) / NAMES
     by: dict[str, list[Path]] = {}
     for path in sorted(stamps.rglob("*.ogg")):
-        language = re.search(r"_desc_([a-z]{2})$", path.stem)
-        if language:
-            by.setdefault(language[1], []).append(path)
+        named = re.search(r"_desc_([a-z]{2})$", path.stem)
+        if named:
+            by.setdefault(named[1], []).append(path)
     largest = sorted(by, key=lambda n: (-len(by[n]), n))[:8]
     rows, counts = [], {}
     for language in sorted(largest):
@@ -106,7 +107,7 @@ def _drawn(paths: list[Path], root: Path, out: Path, seed: int = 0) -> int:
     return len(chosen)
 
 
-def _table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(path: Path, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 
