@@ -34,6 +34,7 @@ HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing")
 """Loop settings in which heads of one product may differ."""
 FEW_HEADS, MANY_HEADS = 2, 4
 """Backbones that get heads in any case: where trials are counted, and else, since heads cost next to nothing."""
+AGAIN = "the best of earlier runs on these data"
 ATTEMPTS = 4
 """Draws for each recipe wanted before the space is taken for exhausted."""
 
@@ -208,6 +209,17 @@ class Proposer:
             found += self._named(id, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, f"heads on {near}")
             found += self._named(id, "core/depths", {}, f"one head on all depths of {near}")
         return found
+
+    def again_best(self, recipe: Recipe) -> list[Candidate]:
+        """Return the best recipe of an earlier run on the same data, if it lies in this run's space."""
+        spec = self.specs.get(spec_id(recipe))
+        strategy = next((s for s in self.space.strategies if s.id == recipe.strategy), None)
+        if spec is None or strategy is None or spec_id(recipe) not in self.order:
+            return []
+        outside = any(n in self.space.given and v not in self.space.given[n] for n, v in recipe.values.items())
+        if outside or not strategy.applies(self.space.profile, spec).ok:
+            return []
+        return self._new(self.space.recipe(spec, strategy, recipe.values), AGAIN)
 
     def draw(self) -> list[Candidate]:
         """Return many recipes not yet tried, drawn in favour of what the survey favours; empty: none is left."""

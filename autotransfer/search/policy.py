@@ -15,7 +15,7 @@ from autotransfer.recipes import AUGMENT, spec_id
 from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search import rescue
 from autotransfer.search.board import Board, Trial
-from autotransfer.search.candidates import FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
+from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
 from autotransfer.search.costs import EPOCHS, Costs
 from autotransfer.search.finals import GAIN, SPREAD, begins_at, may_have_rivals, rival, verdict
 from autotransfer.search.jobs import Context, Generation, RungJob
@@ -127,6 +127,8 @@ class Search:
 
     def _tune(self, proposer: Proposer) -> Generation:
         queue = proposer.guaranteed()
+        known = max((o for o in self.past if o.here), key=self.surrogate.reached, default=None)
+        queue += proposer.again_best(known.recipe) if known is not None else []
         while batch := self._choose(queue, proposer):
             heads = [t for t in batch if not t.moves]
             yield from self.rounds.complete({t.backbone for t in heads})
@@ -138,7 +140,7 @@ class Search:
     def _known_to_lose(self, candidate: Candidate) -> bool:
         """Return whether earlier runs on these very rows say that a recipe is not worth its price."""
         best = self.surrogate.best_here()
-        if best is None or not self.moves(candidate):
+        if best is None or candidate.reason == AGAIN or not self.moves(candidate):
             return False
         (mean,), (spread,) = self.surrogate.predict([candidate.recipe])
         if self._worth(mean, spread, best, self._first(candidate)) >= self._price:

@@ -132,7 +132,11 @@ class Surrogate:
 
     def best_here(self) -> float | None:
         """Return the best skill of earlier runs on these very rows; None where there was none."""
-        return max((self._own(spec_id(o.recipe)) + o.gain for o in self.past if o.here), default=None)
+        return max((self.reached(o) for o in self.past if o.here), default=None)
+
+    def reached(self, seen: Observation) -> float:
+        """Return the skill that an observed recipe ended with."""
+        return self._own(spec_id(seen.recipe)) + seen.gain
 
     def _gains(self, recipes: list[Recipe], known: Sequence[Observation]) -> tuple[Array, Array]:
         prior = np.asarray([expected_gain(r) for r in recipes])

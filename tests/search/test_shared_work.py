@@ -122,3 +122,17 @@ def test_what_earlier_runs_on_these_data_saw_fail_is_not_run_again(
     again = [r for r in run.trials if r.recipe in [m.recipe for m in moved]]
     assert bool(again) is not here
     assert any("was not run: earlier runs on these data" in n for n in run.notes) is here
+
+
+def test_the_best_of_an_earlier_run_on_these_data_is_tried_again(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space: dict[str, Any] = {"lr_ratio": [0.03, 0.1, 0.5]}
+    first = _fit(stripes, toynet, memory=False, trials=8, space=space).run.trials
+    odd = next(r for r in first if r.recipe.values.get("lr_ratio", 0.1) != 0.1)
+    monkeypatch.setattr(Memory, "recall", lambda self, profile: [Observation(odd.recipe, 0.9, 0.03, here=True)])
+    again = _fit(stripes, toynet, memory=True, trials=8, space=space).run
+    (same,) = [r for r in again.trials if r.recipe == odd.recipe]
+    assert any("the best of earlier runs" in n for n in same.notes)
+    other = _fit(stripes, toynet, memory=True, trials=8, space={**space, "lr_ratio": [0.7]}).run
+    assert not any("the best of earlier runs" in n for r in other.trials for n in r.notes)
