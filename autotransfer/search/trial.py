@@ -130,17 +130,17 @@ class Worker:
         batch = rows.batch(range(min(precision.ROWS, len(rows))))
         return precision.choose(backbone, batch, self.context.threads, kind, spec=spec, tick=self.tick).dtype
 
-    def _measured(self, job: RungJob) -> RungJob:
-        """Return the job with its recipe's arithmetic: measured here, where the recipe leaves that open."""
-        if job.recipe.dtype != MEASURED:
-            return job
-        spec, strategy = self.context.specs[spec_id(job.recipe)], self.registry.strategy(job.recipe.strategy)
-        own = with_stages(spec, job.recipe.stages)
-        phases = recipe_phases(strategy, self.context.prepared.profile, own, job.recipe)
+    def measured(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with its arithmetic: measured here, where the recipe leaves that open."""
+        if recipe.dtype != MEASURED:
+            return recipe
+        spec, strategy = self.context.specs[spec_id(recipe)], self.registry.strategy(recipe.strategy)
+        own = with_stages(spec, recipe.stages)
+        phases = recipe_phases(strategy, self.context.prepared.profile, own, recipe)
         kind = "training" if any(trains(p, len(own.stages)) for p in phases) else "frozen"
-        with arithmetic(job.recipe.threads, "float32", self.device):
+        with arithmetic(recipe.threads, "float32", self.device):
             dtype = self._precision(spec, self.backbone(spec), self.rows(spec, "train"), kind)
-        return replace(job, recipe=replace(job.recipe, dtype=dtype))
+        return replace(recipe, dtype=dtype)
 
     def backbone(self, spec: BackboneSpec, *, fit: bool = False) -> nn.Module:
         """Return the pretrained backbone on this worker's device; a fitted one is fitted, or restored."""
@@ -167,7 +167,7 @@ class Worker:
             return train_family(job, phases, self.task, features, targets, closed_form_head(file), folder, self.tick)
 
     def _rung(self, job: RungJob) -> TrialRecord:
-        job = self._measured(job)
+        job = replace(job, recipe=self.measured(job.recipe))
         with arithmetic(job.recipe.threads, job.recipe.dtype, self.device):
             return self._trained(job)
 

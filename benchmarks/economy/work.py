@@ -86,7 +86,8 @@ class Bench:
         else:
             strategy, names = "core/partial", (*names, "lr_ratio", "freeze_fraction")
         values = {n: config[n] for n in names if n in config}
-        return self.ready.space.recipe(spec, self.ready.registry.strategy(strategy), values)
+        made = self.ready.space.recipe(spec, self.ready.registry.strategy(strategy), values)
+        return self.worker.measured(made)  # the arithmetic of a fit, so that ratios are of the search alone
 
     def train(self, recipe: Recipe, best: Path) -> Iterator[tuple[int, float, float]]:
         """Train a recipe without store and without head start; yield epoch, objective, and the best one so far.
