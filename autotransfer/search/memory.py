@@ -1,6 +1,7 @@
 """Memory between runs: what earlier searches found, in the cache folder, as a prior for later ones.
 
-It orders candidates, spares recipes that fell far behind on the same data, and touches no score. One JSON line a finished run; several runs may write at once.
+It orders candidates, spares recipes that fell far behind on the same data, and touches no score. One JSON line a
+finished run; several runs may write at once.
 """
 
 from __future__ import annotations
