@@ -31,6 +31,27 @@ class Costs:
     """Seconds, not multiply-accumulates."""
     stored: dict[str, set[int]] = field(default_factory=dict)
     """Cuts whose activations this search has had written, by backbone."""
+    measured: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds of epochs of training by backbone, as they were and as they were predicted."""
+
+    def learn(self, id: str, phases: Sequence[Phase], start: float, stop: float | None, epoch_seconds: float) -> None:
+        """Note the seconds that an epoch of a training took; called after :meth:`passed`."""
+        found = stretches(phases, start, stop)
+        moving = sum(e for p, e in found if p.epochs and prefix_share(p, self.macs(id)) < 1.0)
+        predicted = self._steps(id, found, 0.0) / moving if moving else 0.0
+        if self.clock and predicted > 0 and epoch_seconds > 0:
+            took, told = self.measured.get(id, (0.0, 0.0))
+            self.measured[id] = (took + epoch_seconds, told + predicted)
+
+    def pace(self, id: str) -> float:
+        """Return how many times longer training takes than the frozen pass lets expect; 1 where no time was taken.
+
+        Padding within batches, the optimizer's own work, and arithmetic that suits one pass better than the other
+        make the difference. A backbone that was not trained yet is taken to be like the others.
+        """
+        pairs = [self.measured[id]] if id in self.measured else list(self.measured.values())
+        told = sum(t for _, t in pairs)
+        return sum(t for t, _ in pairs) / told if told else 1.0
 
     def row(self, id: str) -> float:
         """Return the cost of one row's forward pass, 0 where nothing was measured."""
@@ -46,13 +67,21 @@ class Costs:
 
     def unit(self, *ids: str) -> float:
         """Return the cost of one plain full 10-epoch fine-tune of the dearest of these backbones."""
-        return (1.0 + BACKWARD) * EPOCHS * max((self.row(i) for i in ids), default=0.0) * self.profile.train
+        dearest = max((self.row(i) * self.pace(i) for i in ids), default=0.0)
+        return (1.0 + BACKWARD) * EPOCHS * dearest * self.profile.train
 
     def training(self, id: str, phases: Sequence[Phase], start: float, stop: float | None) -> float:
         """Return the cost of a training from epoch ``start`` to ``stop`` (None: to the end), validation included."""
         share = self.profile.validation / max(1, self.profile.train)
+        return self._steps(id, stretches(phases, start, stop), share) * self.pace(id)
+
+    def _steps(self, id: str, parts: Sequence[tuple[Phase, float]], share: float) -> float:
+        """Return the cost of these stretches as the frozen pass lets expect it.
+
+        ``share`` is that of the validation rows which are scored after each epoch in the training rows.
+        """
         macs, total = self.macs(id), 0.0
-        for phase, epochs in stretches(phases, start, stop):
+        for phase, epochs in parts:
             prefix = prefix_share(phase, macs)
             if prefix >= 1.0:
                 continue  # its features are those of the survey

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from autotransfer.budget import Budget
 from autotransfer.recipes import AUGMENT, spec_id
-from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
+from autotransfer.schema import Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search import rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
@@ -75,8 +76,10 @@ class Search:
 
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.context, self.profile, self.registry, self.deadline, self.workers)
-        self.costs = Costs(self.profile, lambda: self.rounds.records, clock=self.deadline < float("inf"))
+        self.told = Costs(self.profile, lambda: self.rounds.records, clock=True)
+        self.costs = self.told if self.deadline < float("inf") else replace(self.told, clock=False)
         self.board = Board(self.context, self.registry)
+        self.unit_of: tuple[str, ...] = ()
         self.unit = 0.0
         self.surrogate = Surrogate({}, None, self.profile.validation)
 
@@ -104,7 +107,8 @@ class Search:
         yield from self.rounds.jobs()
         self.space.frozen = {r.backbone: r.dtype for r in self.survey}
         order, static = self.rounds.order(), self.rounds.static()
-        self.unit = self.costs.unit(*order[:1], *filter(None, [static]))
+        self.unit_of = (*order[:1], *filter(None, [static]))
+        self.unit = self.costs.unit(*self.unit_of)
         self.spent = sum(self.costs.row(r.backbone) * r.rows for r in self.survey)
         heads = MANY_HEADS if self.budget.trials is None else FEW_HEADS
         proposer = Proposer(self.space, self.survey, order, static, heads)
@@ -162,11 +166,12 @@ class Search:
             return batch
         drawn = proposer.draw() if len(batch) < GENERATION and self._room() else []
         while len(batch) < GENERATION:
-            option = self._best_option(drawn, batch)
+            option = self._best_option(drawn, batch, planned)
             if option is None:
                 break
             if option.trial is not None:
                 batch.append(option.trial)
+                planned += self._rest(option.trial)
                 continue
             assert option.candidate is not None
             drawn.remove(option.candidate)
@@ -175,11 +180,11 @@ class Search:
                 planned += self._first(option.candidate)
         return batch
 
-    def _best_option(self, drawn: Sequence[Candidate], batch: Sequence[Trial]) -> Option | None:
+    def _best_option(self, drawn: Sequence[Candidate], batch: Sequence[Trial], planned: float) -> Option | None:
         """Return what is worth most for its cost; None where nothing is worth its price."""
         fantasies = [t.candidate.recipe for t in batch if t.done == 0]
         new = self._new(drawn, fantasies) if self._room() else []
-        if self.budget == Budget() and self.spent > UNLIMITED_UNITS * self.unit:
+        if self.budget == Budget() and self.spent + planned > UNLIMITED_UNITS * self.unit:
             return None
         worthy = [o for o in (*self._promotions(batch), *new) if o.worth >= self._price]
         if self.budget.trials is not None:
@@ -190,7 +195,8 @@ class Search:
         if not drawn:
             return []
         means, spreads = self.surrogate.predict([c.recipe for c in drawn], fantasies)
-        best = self._best_skill()
+        believed = self.surrogate.predict(fantasies)[0] if fantasies else ()
+        best = max([self._best_skill(), *believed])  # else the same improvement would be bought several times
         return [
             Option(self._worth(m, s, best, self._first(c)), candidate=c)
             for c, m, s in zip(drawn, means, spreads, strict=True)
@@ -264,6 +270,7 @@ class Search:
         for trial, record, cost in zip(trials, records, predicted, strict=True):
             assert isinstance(record, TrialRecord)
             self.spent += record.seconds if self.costs.clock else cost
+            self._learn(trial, record)
             before = trial.objective
             self.board.take(trial, record)
             if trial.moves and record.objective is not None:
@@ -271,6 +278,12 @@ class Search:
             if trial.counted and record.objective is not None:
                 self.surrogate.observe(record.recipe, record.objective, len(trial.rungs) - trial.done, before)
         self.board.tidy()
+
+    def _learn(self, trial: Trial, record: TrialRecord) -> None:
+        """Let the cost model know how fast a rung went; the board has not taken it yet."""
+        start, stop = trial.rungs[trial.done - 1] if trial.done else 0, trial.rungs[trial.done]
+        self.told.learn(trial.backbone, trial.phases, float(start or 0), stop, record.epoch_seconds)
+        self.unit = self.costs.unit(*self.unit_of)
 
     def begin(self, candidate: Candidate, letter: str = "t") -> Trial:
         """Put a new trial of a candidate on the board."""
@@ -341,8 +354,7 @@ class Search:
 
         Of this backbone, or of the static winner where that is dearer.
         """
-        seconds = Costs(self.profile, lambda: self.rounds.records, clock=True)
-        return seconds.unit(id, self.rounds.static() or id) or None
+        return self.told.unit(id, self.rounds.static() or id) or None
 
     def _share(self, cost: float) -> float:
         return max(HEAD_SHARE, cost / self.unit if self.unit > 0 else 0.0)

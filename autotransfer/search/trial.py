@@ -207,6 +207,7 @@ class Worker:
             best_epoch=trainer.best[0] if trainer.best else 0.0,
             scores=scores,
             objective=objective,
+            epoch_seconds=trainer.pace.of(trainer.per_epoch),
             curve=tuple(trainer.curve),
             notes=tuple(trainer.notes),
             checkpoint=f"checkpoint-{job.id}",

@@ -20,8 +20,10 @@ from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
 from autotransfer.train.job import Job
+from autotransfer.train.pace import Pace
 from autotransfer.train.prefixes import affordable_views
-from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
+from autotransfer.train.ragged import lengths_of
+from autotransfer.train.sampling import alike, batches, epoch_order, steps_per_epoch, stream
 from autotransfer.train.schedule import Segment, augmentation, rate, segments, total_steps
 
 if TYPE_CHECKING:
@@ -54,13 +56,14 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer | None = None
         self.own_term: nn.Module | None = None
         self.selection = groups.Selection(frozenset(), frozenset())
+        self.pace = Pace()
         self.per_epoch = steps_per_epoch(len(job.train), job.training.batch_size)
         self.pristine = True
         self._pooled = None if overrides(job.strategy, "adapt") else job.pooled
         self._losses: list[float] = []
         self._prefix: tuple[tuple[int, str], Prefix | None] | None = None
         self._seen: tuple[int, np.ndarray] | None = None
-        self._order: tuple[tuple[int, str], list[np.ndarray]] | None = None
+        self._order: tuple[tuple[int, int], list[np.ndarray]] | None = None
         self._start()
 
     @property
@@ -89,8 +92,11 @@ class Trainer:
             if self.phase != segment.phase:
                 self.enter(segment.phase)
             while self.step < segment.stop:
+                began = time.perf_counter()
                 self._one_step(segment)
                 self.step += 1
+                if self.selection.names:
+                    self.pace.took(self.phase, time.perf_counter() - began)
                 if time.time() > self.job.deadline:
                     return False
                 if self.step % self.per_epoch == 0 or self.step == segment.stop:
@@ -331,11 +337,17 @@ class Trainer:
 
     def _rows_of(self, step: int) -> np.ndarray:
         epoch, at = divmod(step, self.per_epoch)
-        job, sampler = self.job, self.job.phases[self.phase].sampler
-        if self._order is None or self._order[0] != (epoch, sampler):
-            order = epoch_order(job.train.targets, sampler, stream(job.recipe.seed, job.stream, "order", epoch))
-            self._order = ((epoch, sampler), list(batches(order, job.training.batch_size)))
+        if self._order is None or self._order[0] != (epoch, self.phase):
+            self._order = ((epoch, self.phase), self._epoch(epoch))
         return self._order[1][at]
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        """Return the batches of an epoch: of rows of like length where they differ in it and the backbone runs."""
+        job, size = self.job, self.job.training.batch_size
+        seeds = [stream(job.recipe.seed, job.stream, name, epoch) for name in ("order", "batches")]
+        order = epoch_order(job.train.targets, job.phases[self.phase].sampler, seeds[0])
+        lengths = lengths_of(job.train) if self.selection.names else None
+        return list(batches(order, size)) if lengths is None else alike(order, lengths, size, seeds[1])
 
     def _one_step(self, segment: Segment) -> None:
         job = self.job

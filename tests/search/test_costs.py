@@ -96,3 +96,29 @@ def test_what_was_augmented_throughout_leaves_nothing_in_the_store() -> None:
     costs = _costs()
     costs.passed("m/a", [Phase(epochs=5, freeze=2, augment="light")])
     assert costs.stored["m/a"] == set()
+
+
+def test_costs_follow_the_pace_that_was_measured() -> None:
+    costs, full, top = _costs(clock=True), [Phase(epochs=10, freeze=0)], [Phase(epochs=10, freeze=3)]
+    before = costs.training("m/a", full, 0, None)
+    costs.learn("m/a", full, 0.0, 2, 2 * 3 * 100 * 0.5)  # an epoch took twice as long as three passes over 100 rows
+    assert costs.pace("m/a") == pytest.approx(2.0)
+    assert costs.training("m/a", full, 0, None) == pytest.approx(2 * before)
+    assert costs.unit("m/a") == pytest.approx(2 * 3 * 10 * 100 * 0.5)
+    costs.passed("m/a", top)
+    costs.learn("m/a", top, 0.0, 2, 3 * 0.2 * 100 * 0.5)  # from the store, as fast as foretold
+    assert costs.pace("m/a") == pytest.approx((6 + 0.6) / (3 + 0.6))
+    assert costs.pace("m/other") == costs.pace("m/a")
+
+
+def test_no_time_has_a_say_under_a_trial_budget() -> None:
+    costs, full = _costs(), [Phase(epochs=10, freeze=0)]
+    costs.learn("m/a", full, 0.0, 2, 1000.0)
+    assert costs.pace("m/a") == 1.0
+
+
+def test_epochs_that_train_only_a_head_say_nothing() -> None:
+    costs = _costs(clock=True)
+    costs.learn("m/a", [Phase(epochs=10, freeze=4)], 0.0, None, 3.0)
+    costs.learn("m/a", [Phase(epochs=10, freeze=0)], 0.0, None, 0.0)
+    assert costs.pace("m/a") == 1.0
