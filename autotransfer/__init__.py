@@ -37,7 +37,7 @@ __all__ = [
     "profile",
 ]
 _HOMES = {
-    "Budget": "autotransfer.schema",
+    "Budget": "autotransfer.budget",
     "TransferClassifier": "autotransfer.estimators",
     "TransferModel": "autotransfer.model",
     "TransferRegressor": "autotransfer.estimators",
