@@ -165,8 +165,8 @@ class Proposer:
         self.survey = survey
         self.order = list(order)
         self.static = static
-        stages = {r.backbone: r.stages for r in survey}
-        self.specs = {i: with_stages(s, stages.get(i, s.stages)) for i, s in space.specs.items()}
+        found = {r.backbone: r for r in survey}
+        self.specs = {i: _surveyed(s, found[i]) if i in found else s for i, s in space.specs.items()}
         self.seen: set[str] = set()
         self.families: set[tuple[str, str]] = set()
         """Backbones and strategies whose heads were trained together already."""
@@ -312,6 +312,11 @@ class Proposer:
             return [Candidate(recipe=recipe, reason=reason)]
         self.families.add((spec_id(recipe), recipe.strategy))
         return [Candidate(recipe=recipe, reason=reason, rivals=self._rivals(recipe))]
+
+
+def _surveyed(spec: BackboneSpec, record: SurveyRecord) -> BackboneSpec:
+    """Return a card with what the survey found out about the network."""
+    return replace(with_stages(spec, record.stages), linear=record.linear if spec.linear is None else spec.linear)
 
 
 def is_family(strategy: Strategy, phases: Sequence[Phase], stages: int) -> bool:
