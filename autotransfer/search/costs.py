@@ -3,15 +3,19 @@
 Costs are multiply-accumulates times rows under a trial budget, so that no clock has a say in the answer; else
 seconds of one worker. Both rest on one model (units of one frozen pass over the training rows, F): a training
 pass costs 3 F through stages that are trained, since the backward pass costs about twice the forward one; F through
-a frozen prefix, or nothing where its activations are stored.
+a frozen prefix, or nothing where its activations are stored. Where a strategy has a loss term of its own, which may
+look at all stages, every pass runs the whole network.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from autotransfer.data.modalities import modality
+from autotransfer.protocols import Strategy, overrides
 from autotransfer.schema import Phase, Profile, SurveyRecord
 
 EPOCHS = 10
@@ -48,15 +52,19 @@ class Costs:
         """Return the cost of one plain full 10-epoch fine-tune of the dearest of these backbones."""
         return (1.0 + BACKWARD) * EPOCHS * max((self.row(i) for i in ids), default=0.0) * self.profile.train
 
-    def training(self, id: str, phases: Sequence[Phase], start: float, stop: float | None) -> float:
+    def training(
+        self, id: str, phases: Sequence[Phase], start: float, stop: float | None, strategy: Strategy | None = None
+    ) -> float:
         """Return the cost of a training from epoch ``start`` to ``stop`` (None: to the end), validation included."""
         share = self.profile.validation / max(1, self.profile.train)
+        looks = strategy is not None and overrides(strategy, "objective")
         macs, total = self.macs(id), 0.0
         for phase, epochs in stretches(phases, start, stop):
             prefix = prefix_share(phase, macs)
-            if prefix >= 1.0:
-                continue  # its features are those of the survey
-            kept = bool(macs) and prefix > 0.0 and self._cut(phase) in self.stored.get(id, set())
+            if prefix >= 1.0:  # its features are those of the survey, but a loss term sees each batch pass
+                total += epochs if looks else 0.0
+                continue
+            kept = prefix > 0.0 and _stores(strategy) and self._cut(phase) in self.stored.get(id, set())
             before = 0.0 if kept and phase.augment != "light" else prefix
             if phase.augment == "views":  # the others are written once, in whichever rung comes first
                 most = len(modality(self.profile.modality).views)
@@ -68,8 +76,16 @@ class Costs:
         """Return whether any phase trains a part of the backbone."""
         return any(phase.epochs > 0 and prefix_share(phase, self.macs(id)) < 1.0 for phase in phases)
 
-    def passed(self, id: str, phases: Sequence[Phase]) -> None:
+    def alone(self, id: str, phases: Sequence[Phase]) -> int:
+        """Return the epochs, rounded up, of the first phases that train the head alone."""
+        macs = self.macs(id)
+        first = itertools.takewhile(lambda p: prefix_share(p, macs) >= 1.0, phases)
+        return math.ceil(sum(p.epochs for p in first))
+
+    def passed(self, id: str, phases: Sequence[Phase], strategy: Strategy | None = None) -> None:
         """Note that a training has run: activations at its cuts are stored from here on."""
+        if not _stores(strategy):
+            return
         macs = self.macs(id)
         found = {self._cut(p) for p in phases if p.augment != "light" and 0 < prefix_share(p, macs) < 1}
         self.stored.setdefault(id, set()).update(found)
@@ -87,6 +103,11 @@ class Costs:
     @staticmethod
     def _cut(phase: Phase) -> int:
         return frozen_before(phase) or 0
+
+
+def _stores(strategy: Strategy | None) -> bool:
+    """Return whether trainings of a strategy start from stored activations: its head and loss see the end alone."""
+    return strategy is None or not (strategy.depths or overrides(strategy, "objective"))
 
 
 def frozen_before(phase: Phase) -> int | None:

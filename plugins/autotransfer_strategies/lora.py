@@ -42,7 +42,7 @@ class LowRank(Strategy):
         verdict = transfers(spec, 1)
         if not verdict.ok or spec.linear is None or spec.linear >= 0.5:
             return verdict
-        return Verdict(False, f"{spec.linear:.0%} of the stages' weights lie in linear layers; wanted half or more")
+        return Verdict(False, f"most of its weights lie outside linear layers ({spec.linear:.0%} in them)")
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:
         """Return freeze fraction, learning rate and the ratio of thin matrices to head."""
