@@ -67,7 +67,7 @@ class Space:
         found = []
         for strategy in self.strategies:
             verdict = strategy.applies(self.profile, spec)
-            reasons = self.failed.get((spec.id, strategy.id), ())
+            reasons = self.failed.get((spec.id, strategy.id), [])
             if verdict.ok and len(reasons) >= FAILURES:
                 verdict = Verdict(False, f"it was given up after {len(reasons)} failures: {reasons[-1]}")
             if verdict.ok:
