@@ -51,7 +51,7 @@ class Averaged(FineTuning):
     id = "core/averaged"
     summary = "all stages trained; a moving average of the weights is judged, and the best of them averaged at the end"
     source = "Polyak and Juditsky 1992; Wortsman et al. 2022, Model soups (arXiv 2203.05482)"
-    needs = "a fine-tune, memory for the weights four times more"
+    needs = "training of the backbone, memory for four more copies of its weights"
     snapshots = 4
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:

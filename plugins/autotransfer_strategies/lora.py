@@ -34,7 +34,7 @@ class LowRank(Strategy):
     id = "core/lora"
     summary = "thin matrices beside the weights of linear layers trained, merged into them at the end"
     source = "Hu et al. 2022, LoRA (arXiv 2106.09685), section 4.1; rank 8, alpha 8"
-    needs = "a fine-tune, linear layers in the stages"
+    needs = "training of the backbone, linear layers in the stages"
     when = "networks most of whose weights lie in linear layers: transformers, ViT"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:

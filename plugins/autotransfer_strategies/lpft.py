@@ -26,7 +26,7 @@ class LinearProbeThenTune(FineTuning):
     id = "core/lpft"
     summary = "the head alone first, then all but the first k stages with it"
     source = "Kumar et al. 2022, Fine-tuning can distort pretrained features (arXiv 2202.10054)"
-    needs = "a fine-tune, two stages or more"
+    needs = "training of the backbone, two stages or more"
     least_stages = 2
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:
@@ -52,7 +52,7 @@ class Gradual(FineTuning):
     id = "core/gradual"
     summary = "stages unfrozen group by group from the last one on, lower ones trained more slowly"
     source = "Howard and Ruder 2018, ULMFiT (arXiv 1801.06146), sections 3.2 and 3.3"
-    needs = "a fine-tune, two stages or more"
+    needs = "training of the backbone, two stages or more"
     least_stages = 2
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:

@@ -16,7 +16,7 @@ class Partial(FineTuning):
     id = "core/partial"
     summary = "the first k stages frozen, the others trained at lr_ratio times the head's rate"
     source = "Yosinski et al. 2014, How transferable are features in deep neural networks?"
-    needs = "a fine-tune, two stages or more"
+    needs = "training of the backbone, two stages or more"
     least_stages = 2
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:

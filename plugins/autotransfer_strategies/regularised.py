@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Regularised(FineTuning):
     """One phase, nothing frozen; a subclass gives the loss term."""
 
-    needs = "a fine-tune through the whole network"
+    needs = "training through the whole backbone"
     when = f"up to {MOST_REGULARISED:,} training rows"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:

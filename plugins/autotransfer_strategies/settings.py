@@ -56,7 +56,7 @@ class FineTuning(Strategy):
     """A strategy that trains plain weights of the backbone: between the first and the last ones lies the best."""
 
     least_stages = 0
-    needs = "a fine-tune"
+    needs = "training of the backbone"
     when = "always"
     snapshots = 0
 

@@ -14,7 +14,7 @@ class Surgical(FineTuning):
     id = "core/surgical"
     summary = "one block of stages trained, the first or the middle third"
     source = "Lee et al. 2023, Surgical fine-tuning improves adaptation to distribution shifts (arXiv 2210.11466)"
-    needs = "a fine-tune, two stages or more"
+    needs = "training of the backbone, two stages or more"
     least_stages = 2
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:
