@@ -27,11 +27,12 @@ class NearestNeighbours(Strategy):
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there is something to transfer, and rows few enough to carry."""
-        if profile.train > MOST_ROWS:
-            return Verdict(
-                False, f"the model would carry all {profile.train:,} training rows; wanted at most {MOST_ROWS:,}"
-            )
-        return transfers(spec)
+        verdict = transfers(spec)
+        if not verdict.ok or profile.train <= MOST_ROWS:
+            return verdict
+        return Verdict(
+            False, f"the model would carry all {profile.train:,} training rows; wanted at most {MOST_ROWS:,}"
+        )
 
     def head(self, features: Tensor, targets: Tensor, groups: Tensor | None = None) -> NeighbourState:
         """Return the rows themselves; what chooses among them is found by leaving each out."""
@@ -50,15 +51,15 @@ class Prototypes(Strategy):
     when = f"up to {FEW_ROWS} training rows a class"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
-        """Return whether there are classes of few rows each."""
-        if profile.task not in ("binary", "multiclass"):
+        """Return whether there is something to transfer, and classes of few rows each."""
+        verdict, each = transfers(spec), profile.train / max(1, len(profile.classes))
+        if verdict.ok and profile.task not in ("binary", "multiclass"):
             return Verdict(False, f"class means are for rows of one class each, and the task is {profile.task}")
-        each = profile.train / max(1, len(profile.classes))
-        if each > FEW_ROWS:
-            return Verdict(
-                False, f"class means are for up to {FEW_ROWS} training rows a class; here are {each:.0f} on average"
-            )
-        return transfers(spec)
+        if not verdict.ok or each <= FEW_ROWS:
+            return verdict
+        return Verdict(
+            False, f"class means are for up to {FEW_ROWS} training rows a class; here are {each:.0f} on average"
+        )
 
     def head(self, features: Tensor, targets: Tensor) -> NeighbourState:
         """Return the class means."""

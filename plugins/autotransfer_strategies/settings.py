@@ -17,7 +17,7 @@ def transfers(spec: BackboneSpec, stages: int = 0) -> Verdict:
     if not spec.transfer:
         return Verdict(False, "a baseline has its own strategy")
     if len(spec.stages) < stages:
-        return Verdict(False, f"the backbone has fewer than {('no', 'one', 'two')[stages]} stages")
+        return Verdict(False, f"the backbone has {'fewer than two stages' if stages > 1 else 'no stage'}")
     return Verdict(True)
 
 
