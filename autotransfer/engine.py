@@ -187,7 +187,7 @@ def _plan(ready: Ready) -> Plan:
     made = Plan(
         backbones=tuple(s.id for s in ready.pool.specs),
         candidates=(*proposer.baselines(), *proposer.guaranteed()),
-        refusals=tuple(ready.refusals),
+        refusals=(*ready.refusals, *space.unsuited()),
         download_bytes=ready.pool.download_bytes,
         licences={s.id: s.licence for s in ready.pool.specs},
         notes=("the survey may choose other backbones for the guaranteed candidates",),

@@ -16,6 +16,7 @@ from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.metrics import interval
 from autotransfer.train import checkpoint
 from autotransfer.train.evaluate import arithmetic, device_of, predict
+from autotransfer.train.neighbours import with_tensors
 
 if TYPE_CHECKING:
     from autotransfer.search.policy import Search
@@ -51,6 +52,7 @@ def winning_network(
         train = worker.rows(spec, "train")
         network, _ = build_network(backbone, spec, strategy, recipe, worker.task, train)
         tensors = checkpoint.best_tensors(context.path(record.checkpoint))
+        network.head = with_tensors(network.head, tensors)
         network.load_state_dict({**network.state_dict(), **tensors})
         return network.eval(), state
 

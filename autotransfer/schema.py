@@ -23,7 +23,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stretch of training. At most one of ``freeze``, ``stages`` and ``parameters`` says what is trained."""
+    """One stretch of training. ``freeze`` or ``stages`` says which stages are trained, ``parameters`` what of them."""
 
     epochs: float
     """Passes over the training rows."""
@@ -34,11 +34,11 @@ class Phase:
     layer_decay: float = 1.0
     """Each stage's lr is this times that of the stage after it."""
     freeze: int | None = None
-    """The first ``freeze`` stages are frozen; None with no other choice: nothing is frozen."""
+    """The first ``freeze`` stages are frozen; None with no ``stages``: nothing is frozen."""
     stages: tuple[int, ...] | None = None
     """Only these stages are trained (0 is nearest the input)."""
     parameters: str | None = None
-    """Regular expression: only backbone parameters whose name it finds are trained; ``norms_and_biases`` is known."""
+    """Regular expression: only parameters whose name it finds are trained; ``norms_and_biases`` is known."""
     stage_lrs: Mapping[str, float] = field(default_factory=dict)
     """Learning rate by stage number, in place of ``lr * lr_ratio``."""
     sampler: str = "shuffle"
@@ -51,9 +51,8 @@ class Phase:
     """Decay of an exponential moving average of the weights, evaluated in their place; 0: none."""
 
     def __post_init__(self) -> None:
-        chosen = [n for n in ("freeze", "stages", "parameters") if getattr(self, n) is not None]
-        if len(chosen) > 1:
-            raise PluginContractError(f"a phase says what is trained in one way, got {' and '.join(chosen)}")
+        if self.freeze is not None and self.stages is not None:
+            raise PluginContractError("a phase says which stages are trained in one way, got freeze and stages")
         if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
             raise PluginContractError(f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}")
         if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light", "views"):
@@ -84,21 +83,16 @@ class Training:
     from 2,000 rows and batches of 32 on."""
 
     def __post_init__(self) -> None:
+        shares = (self.label_smoothing, self.dropout)
         wrong = [
             text
             for ok, text in (
                 (self.optimizer in ("adamw", "sgd"), f"optimizer is adamw or sgd, got {self.optimizer!r}"),
                 (self.batch_size >= 1, f"batch_size is 1 or more, got {self.batch_size}"),
                 (self.weight_decay >= 0 and self.clip >= 0, "weight_decay and clip are 0 or more"),
-                (
-                    0 <= self.label_smoothing < 1 and 0 <= self.dropout < 1,
-                    "label_smoothing and dropout lie in [0, 1)",
-                ),
+                (all(0 <= s < 1 for s in shares), "label_smoothing and dropout lie in [0, 1)"),
                 (0 <= self.warmup < 1, f"warmup lies in [0, 1), got {self.warmup}"),
-                (
-                    self.norm_statistics in ("auto", "batch", "frozen"),
-                    "norm_statistics is auto, batch or frozen",
-                ),
+                (self.norm_statistics in ("auto", "batch", "frozen"), "norm_statistics is auto, batch or frozen"),
             )
             if not ok
         ]
@@ -192,6 +186,8 @@ class SurveyRecord:
     width: int = 0
     params: int = 0
     macs: float = 0.0
+    linear: float | None = None
+    """Share of its weights that lie in linear layers, embeddings left out."""
     stages: tuple[str, ...] = ()
     cuts: tuple[CutReport, ...] = ()
     """One per stage; the last is the backbone's own output."""

@@ -34,7 +34,7 @@ from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, TrialRecord
 from autotransfer.search.candidates import Proposer, Space
 from autotransfer.search.jobs import Context, RungJob, SurveyJob
-from autotransfer.search.policy import RUNGS
+from autotransfer.search.prices import RUNGS
 from autotransfer.search.trial import Worker
 from autotransfer.space import Choice
 from autotransfer.spec import sized_id

@@ -182,7 +182,6 @@ def test_trials_are_positive_and_alone() -> None:
     ("fields", "text"),
     [
         ({"freeze": 1, "stages": (1,)}, "in one way, got freeze and stages"),
-        ({"freeze": 1, "parameters": "bias"}, "in one way, got freeze and parameters"),
         ({"lr": 0}, "lr > 0"),
         ({"lr_ratio": 0}, "lr_ratio in"),
         ({"lr_ratio": 1.5}, "lr_ratio in"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from autotransfer.report.leaderboard import rows_of
 from autotransfer.report.words import better, clock, columns, data_line, metric_of, recipe_line, refused, score
@@ -36,7 +37,7 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
     lines += ["", *columns([_short(r) for r in board[:top]])]
     if len(board) > top:
         lines.append(f"... and {len(board) - top} more")
-    left = [(r["backbone"], f"{r['status']}: {r['reason']}") for r in board if r["status"] in ("failed", "skipped")]
+    left = [(_name(r), f"{r['status']}: {r['reason']}") for r in board if r["status"] in ("failed", "skipped")]
     if left:
         lines += ["", "not used", *(f"  {line}" for line in refused(left))]
     notes = list(_notes(run))
@@ -146,6 +147,12 @@ def _notes(run: RunRecord) -> Iterator[str]:
     yield from run.notes
     won = winner_of(run)
     yield from (f"winner: {n}" for n in (won.notes if won else ()))
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Return what a row is about: a backbone, or a strategy on it where no trial was made of that."""
+    untried = row["trial"] is None and row["strategy"] is not None
+    return f"{row['strategy']} on {row['backbone']}" if untried else str(row["backbone"])
 
 
 def _short(row: dict[str, object]) -> dict[str, object]:

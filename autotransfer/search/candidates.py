@@ -13,7 +13,7 @@ from autotransfer.data.rows import augmentations
 from autotransfer.errors import ConfigError, suggestion
 from autotransfer.protocols import Strategy, overrides
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM, INPUT_SIZE, MEASURED, augmented, spec_id
-from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training
+from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training, Verdict
 from autotransfer.search.costs import EPOCHS
 from autotransfer.space import Choice, Domain
 from autotransfer.spec import BackboneSpec, card_of, frozen_stages, has_size, with_stages
@@ -35,6 +35,10 @@ HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing")
 FEW_HEADS, MANY_HEADS = 2, 4
 """Backbones that get heads in any case: where trials are counted, and else, since heads cost next to nothing."""
 AGAIN = "the best of earlier runs on these data"
+UNKNOWN_STAGES = tuple(f"stage {i}" for i in range(12))
+"""Stand in for those that the survey will find."""
+FAILURES = 2
+"""Trials of a strategy on a backbone that may fail before no other is proposed."""
 ATTEMPTS = 4
 """Draws for each recipe wanted before the space is taken for exhausted."""
 
@@ -54,6 +58,8 @@ class Space:
     """Arithmetic of the survey's passes by backbone: that of recipes which train no part of it."""
     moving: dict[str, str] = field(default_factory=dict)
     """Arithmetic of training by backbone, as far as the first training of each has told it."""
+    failed: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Why first rungs failed, by backbone and strategy."""
     refusals: list[Refusal] = field(default_factory=list)
 
     def suited(self, spec: BackboneSpec) -> list[Strategy]:
@@ -61,11 +67,24 @@ class Space:
         found = []
         for strategy in self.strategies:
             verdict = strategy.applies(self.profile, spec)
+            reasons = self.failed.get((spec.id, strategy.id), [])
+            if verdict.ok and len(reasons) >= FAILURES:
+                verdict = Verdict(False, f"it was given up after {len(reasons)} failures: {reasons[-1]}")
             if verdict.ok:
                 found.append(strategy)
             elif strategy.baseline == (not spec.transfer):
                 self._refuse(f"{strategy.id} on {spec.id}", verdict.reason)
         return found
+
+    def unsuited(self) -> list[Refusal]:
+        """Return why strategies do not apply, as far as that is known before the survey.
+
+        A backbone whose stages are not declared is taken to have many: none may be refused for want of them yet.
+        """
+        alone = replace(self, refusals=[])
+        for spec in self.specs.values():
+            alone.suited(spec if spec.stages else with_stages(spec, UNKNOWN_STAGES))
+        return alone.refusals
 
     def _refuse(self, name: str, reason: str) -> None:
         refusal = Refusal(name=name, reason=reason)
@@ -165,8 +184,8 @@ class Proposer:
         self.survey = survey
         self.order = list(order)
         self.static = static
-        stages = {r.backbone: r.stages for r in survey}
-        self.specs = {i: with_stages(s, stages.get(i, s.stages)) for i, s in space.specs.items()}
+        found = {r.backbone: r for r in survey}
+        self.specs = {i: _surveyed(s, found[i]) if i in found else s for i, s in space.specs.items()}
         self.seen: set[str] = set()
         self.families: set[tuple[str, str]] = set()
         """Backbones and strategies whose heads were trained together already."""
@@ -312,6 +331,11 @@ class Proposer:
             return [Candidate(recipe=recipe, reason=reason)]
         self.families.add((spec_id(recipe), recipe.strategy))
         return [Candidate(recipe=recipe, reason=reason, rivals=self._rivals(recipe))]
+
+
+def _surveyed(spec: BackboneSpec, record: SurveyRecord) -> BackboneSpec:
+    """Return a card with what the survey found out about the network."""
+    return replace(with_stages(spec, record.stages), linear=record.linear if spec.linear is None else spec.linear)
 
 
 def is_family(strategy: Strategy, phases: Sequence[Phase], stages: int) -> bool:

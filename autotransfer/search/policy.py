@@ -12,14 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from autotransfer.budget import Budget
+from autotransfer.protocols import overrides
 from autotransfer.recipes import AUGMENT, spec_id
 from autotransfer.schema import Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search import rescue
 from autotransfer.search.board import Board, Trial
-from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
-from autotransfer.search.costs import EPOCHS, Costs
+from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
+from autotransfer.search.costs import Costs
 from autotransfer.search.finals import GAIN, SPREAD, begins_at, may_have_rivals, rival, verdict
 from autotransfer.search.jobs import Context, Generation, RungJob
+from autotransfer.search.prices import Prices
 from autotransfer.search.rounds import Rounds
 from autotransfer.search.surrogate import Observation, Surrogate, improvement
 
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 GENERATION = 4
 """Recipes chosen at one time; the same whatever the number of workers."""
-RUNGS = (2, 5, EPOCHS)
-"""Epochs at which recipes that move the backbone are compared."""
 HEADS_ONLY = 30.0
 """Under this many seconds only heads are trained."""
 PRICE = 0.1
@@ -78,6 +78,7 @@ class Search:
         self.rounds = Rounds(self.context, self.profile, self.registry, self.deadline, self.workers)
         self.told = Costs(self.profile, lambda: self.rounds.records, clock=True)
         self.costs = self.told if self.deadline < float("inf") else replace(self.told, clock=False)
+        self.prices = Prices(self.context, self.profile, self.registry, self.costs)
         self.board = Board(self.context, self.registry)
         self.unit_of: tuple[str, ...] = ()
         self.unit = 0.0
@@ -116,7 +117,8 @@ class Search:
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self._visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
-        self.surrogate = Surrogate(self.rounds.scores(), self._floor(), self.profile.validation, self.past)
+        told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past)
+        self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
         yield from self._tune(proposer)
         yield from self._last_rung()
         yield from self._finals()
@@ -147,7 +149,7 @@ class Search:
         if best is None or candidate.reason == AGAIN or not self.moves(candidate):
             return False
         (mean,), (spread,) = self.surrogate.predict([candidate.recipe])
-        if self._worth(mean, spread, best, self._first(candidate)) >= self._price:
+        if self._worth(mean, spread, best, self.prices.first(candidate.recipe)) >= self._price:
             return False
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)} ({candidate.reason})"
         self.notes.append(f"{name} was not run: earlier runs on these data say that it is not worth its price")
@@ -161,7 +163,7 @@ class Search:
             candidate = queue.pop(0)
             if self._fits(candidate, planned) and not self._known_to_lose(candidate):
                 batch.append(self.begin(candidate))
-                planned += self._first(candidate)
+                planned += self.prices.first(candidate.recipe)
         if time.time() > self.deadline:
             return batch
         drawn = proposer.draw() if len(batch) < GENERATION and self._room() else []
@@ -171,13 +173,13 @@ class Search:
                 break
             if option.trial is not None:
                 batch.append(option.trial)
-                planned += self._rest(option.trial)
+                planned += self.prices.rest(option.trial)
                 continue
             assert option.candidate is not None
             drawn.remove(option.candidate)
             if self._fits(option.candidate, planned):
                 batch.append(self.begin(proposer.take(option.candidate)))
-                planned += self._first(option.candidate)
+                planned += self.prices.first(option.candidate.recipe)
         return batch
 
     def _best_option(self, drawn: Sequence[Candidate], batch: Sequence[Trial], planned: float) -> Option | None:
@@ -198,7 +200,7 @@ class Search:
         believed = self.surrogate.predict(fantasies)[0] if fantasies else ()
         best = max([self._best_skill(), *believed])  # else the same improvement would be bought several times
         return [
-            Option(self._worth(m, s, best, self._first(c)), candidate=c)
+            Option(self._worth(m, s, best, self.prices.weighed(c.recipe)), candidate=c)
             for c, m, s in zip(drawn, means, spreads, strict=True)
         ]
 
@@ -210,7 +212,7 @@ class Search:
     def _promotions(self, batch: Sequence[Trial]) -> list[Option]:
         best, found = self._best_skill(), []
         for trial in self.board.paused():
-            cost = self._rest(trial)
+            cost = self.prices.rest(trial)
             if trial in batch or not self._in_time(trial.backbone, cost):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
@@ -220,7 +222,7 @@ class Search:
     def _last_rung(self) -> Generation:
         """Let the leader run to its end: its last rung is the training of the model that is shipped."""
         while (trial := self.board.leading()) is not None and trial.paused:
-            if not self._in_time(trial.backbone, self._rest(trial)):
+            if not self._in_time(trial.backbone, self.prices.rest(trial)):
                 return
             yield from self._visit([trial])
 
@@ -233,8 +235,7 @@ class Search:
         planned = 0.0
         for kind in self.space.finals(self.context.specs[plain.backbone]):
             candidate = rival(plain, kind)
-            phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
-            cost = self.costs.training(plain.backbone, phases, float(begins_at(plain)), None)
+            cost = self.prices.end(candidate.recipe, begins_at(plain))
             why = self._not_worth(plain, cost, planned)
             trial = None if why else self.begin(candidate, "f")
             if trial is not None and self.board.go_on_from(trial, plain):
@@ -261,11 +262,11 @@ class Search:
         """Run the next rung of each of these trials."""
         if not trials:
             return
-        predicted = [self._rest(t) for t in trials]
+        predicted = [self.prices.rest(t) for t in trials]
         for trial in trials:
             if 0 < trial.done == len(trial.rungs) - 1 and may_have_rivals(trial):
                 self.board.keep_before(trial)
-            self.costs.passed(trial.backbone, trial.phases)
+            self.prices.passed(trial)
         records = yield [self.rung(t) for t in trials]
         for trial, record, cost in zip(trials, records, predicted, strict=True):
             assert isinstance(record, TrialRecord)
@@ -273,6 +274,8 @@ class Search:
             self._learn(trial, record)
             before = trial.objective
             self.board.take(trial, record)
+            if record.status == "failed" and not record.rung:
+                self.space.failed.setdefault((trial.backbone, record.recipe.strategy), []).append(record.reason)
             if trial.moves and record.objective is not None:
                 self.space.moving[trial.backbone] = record.recipe.dtype
             if trial.counted and record.objective is not None:
@@ -282,16 +285,14 @@ class Search:
     def _learn(self, trial: Trial, record: TrialRecord) -> None:
         """Let the cost model know how fast a rung went; the board has not taken it yet."""
         start, stop = trial.rungs[trial.done - 1] if trial.done else 0, trial.rungs[trial.done]
-        self.told.learn(trial.backbone, trial.phases, float(start or 0), stop, record.epoch_seconds)
-        self.unit = self.costs.unit(*self.unit_of)
+        if not overrides(self.registry.strategy(record.recipe.strategy), "objective"):
+            self.told.learn(trial.backbone, trial.phases, float(start or 0), stop, record.epoch_seconds)
+            self.unit = self.costs.unit(*self.unit_of)
 
     def begin(self, candidate: Candidate, letter: str = "t") -> Trial:
         """Put a new trial of a candidate on the board."""
-        phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
-        moves = self.moves(candidate)
-        total = sum(p.epochs for p in phases)
-        rungs = (*(r for r in RUNGS[:-1] if r < total), None) if moves else (None,)
-        return self.board.begin(candidate, tuple(phases), rungs, moves=moves, letter=letter)
+        phases, rungs = self.prices.phases(candidate.recipe), self.prices.rungs(candidate.recipe)
+        return self.board.begin(candidate, tuple(phases), rungs, moves=self.moves(candidate), letter=letter)
 
     def rung(self, trial: Trial) -> RungJob:
         """Return the job of a trial's next rung."""
@@ -324,7 +325,7 @@ class Search:
 
     def _fits(self, candidate: Candidate, planned: float) -> bool:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
-        cost = self._first(candidate)
+        cost = self.prices.first(candidate.recipe)
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self.moves(candidate)
         if not heads and self._in_time(spec_id(candidate.recipe), cost, planned):
             return True
@@ -365,23 +366,7 @@ class Search:
 
     def moves(self, candidate: Candidate) -> bool:
         """Return whether a candidate trains a part of its backbone."""
-        recipe = candidate.recipe
-        return self.costs.moves(spec_id(recipe), phases_of(self.registry, self.context, self.profile, recipe))
-
-    def _first(self, candidate: Candidate) -> float:
-        """Return the predicted cost until a recipe has its first score."""
-        recipe = candidate.recipe
-        phases = phases_of(self.registry, self.context, self.profile, recipe)
-        if not self.costs.moves(spec_id(recipe), phases):
-            return self.costs.remaining(spec_id(recipe))
-        return self.costs.training(spec_id(recipe), phases, 0.0, RUNGS[0])
-
-    def _rest(self, trial: Trial) -> float:
-        """Return the predicted cost of a trial's next rung."""
-        if not trial.moves:
-            return self.costs.remaining(trial.backbone)
-        start = trial.rungs[trial.done - 1] if trial.done else 0
-        return self.costs.training(trial.backbone, trial.phases, float(start or 0), trial.rungs[trial.done])
+        return self.prices.moves(candidate.recipe)
 
     def _best_skill(self) -> float:
         """Return the best skill so far; that of the survey's best head before there is any trial."""

@@ -18,11 +18,11 @@ from torch import nn
 from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
-from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
-from autotransfer.recipes import MEASURED, spec_id
+from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy
+from autotransfer.recipes import MEASURED, spec_id, stream_key
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
-from autotransfer.search.candidates import HEAD_START, recipe_phases, trains
+from autotransfer.search.candidates import HEAD_START, recipe_phases, trains, values_of
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.recall import find_survey, keep_survey
@@ -39,6 +39,7 @@ from autotransfer.search.survey import (
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
 from autotransfer.train import checkpoint, precision
+from autotransfer.train.adapting import adapted
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, best_device, device_of, nothing, probe_of
@@ -46,6 +47,7 @@ from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.train.prefixes import Prefixes
+from autotransfer.train.sampling import stream
 from autotransfer.train.stages import Stages, find_stages
 
 if TYPE_CHECKING:
@@ -244,8 +246,8 @@ class Worker:
         network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train)
         phases = recipe_phases(strategy, self.context.prepared.profile, with_stages(spec, stages.paths), recipe)
         pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
-        adapted = overrides(strategy, "adapt") or strategy.depths  # the survey's head was fitted to other features
-        started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
+        other = network.adapted or strategy.depths  # the survey's head was fitted to other features
+        started = bool(recipe.values.get(HEAD_START)) and features is not None and not other
         split = {"train": train} if validation is None else {"train": train, "validation": validation}
         return Trainer(
             TrainingJob(
@@ -288,14 +290,13 @@ def build_network(
     Raises:
         PluginContractError: the stages are not those of the recipe.
     """
-    if overrides(strategy, "adapt"):
-        device = device_of(backbone)
-        strategy.adapt(backbone.cpu(), recipe.values, train)  # where the rows are that it reads
-        backbone.to(device)
-    stages = find_stages(backbone, probe_of(train, backbone), declared=recipe.stages or spec.stages, output=spec.output)
+    declared, seed = recipe.stages or spec.stages, stream(recipe.seed, stream_key(recipe), "adapt")
+    changed = adapted(backbone, strategy, values_of(recipe), train, declared=declared, output=spec.output, seed=seed)
+    stages = find_stages(backbone, probe_of(train, backbone), declared=declared, output=spec.output)
     if recipe.stages and stages.paths != recipe.stages:
         raise PluginContractError(f"the stages of {spec.id} changed: {stages.paths}, in the recipe {recipe.stages}")
     network = make_network(backbone, stages, task, strategy, spec.output, recipe.training.dropout)
+    network.adapted = changed
     return network.to(device_of(backbone)), stages
 
 

@@ -127,7 +127,7 @@ def test_depths_that_are_trained_and_adapted_are_saved_whole(stripes: Any, toyne
 
 def test_the_folder_names_what_the_head_sees(deep_folder: Path, toynet: str, stripes: Any) -> None:
     note = folder.read_note(deep_folder)
-    assert note.format == 3
+    assert note.format == folder.FORMAT
     assert note.head.width == 16
     assert note.head.depths is not None
     assert [d.width for d in note.head.depths] == [8, 16]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autotransfer.schema import Recipe
-from autotransfer.search.surrogate import Observation, Surrogate, expected_gain, improvement
+from autotransfer.search.surrogate import Observation, Surrogate, expected_gain, improvement, shape_of
 
 STAGES = ("a", "b", "c", "d")
 
@@ -44,10 +44,10 @@ def test_improvement_against_an_integral() -> None:
 
 
 def test_before_any_trial_more_trained_stages_and_a_middle_ratio_promise_more() -> None:
-    gains = [expected_gain(_recipe(freeze=k)) for k in (0, 2, 4)]
+    gains = [expected_gain(shape_of(_recipe(freeze=k), None)) for k in (0, 2, 4)]
     assert gains == sorted(gains, reverse=True)
     assert gains[-1] == 0.0
-    ratios = [expected_gain(_recipe(lr_ratio=r)) for r in (0.003, 0.16, 1.0)]
+    ratios = [expected_gain(shape_of(_recipe(lr_ratio=r), None)) for r in (0.003, 0.16, 1.0)]
     assert max(ratios) == ratios[1]
     means, spreads = _surrogate().predict([_recipe(), _recipe("m/b")])
     assert means[0] > means[1]
