@@ -38,6 +38,8 @@ PRICE_OF_TIME = 0.02
 """The same under a clock: the time is given, but nobody likes to wait for nothing."""
 HEAD_SHARE = 0.01
 """A head costs next to nothing; it is taken to cost this share of the unit, so that heads do not crowd out the rest."""
+STABLE, STABLE_IN_TIME = 3, 8
+"""Generations in a row without a new leader after which the search ends: without a budget, and under a clock."""
 UNLIMITED_UNITS = 2.0
 """Where the caller set no budget: units that the search may cost."""
 UNLIMITED_SECONDS = 3600.0
@@ -135,11 +137,17 @@ class Search:
         queue = proposer.guaranteed()
         known = max((o for o in self.past if o.here), key=self.surrogate.reached, default=None)
         queue += proposer.again_best(known.recipe) if known is not None else []
+        idle = 0
         while batch := self._choose(queue, proposer):
+            guaranteed, before = bool(queue), self.board.leading()
             heads = [t for t in batch if not t.moves]
             yield from self.rounds.complete({t.backbone for t in heads})
             yield from self._visit(heads)  # heads first: a usable model soon
             yield from self._visit([t for t in batch if t.moves])
+            idle = 0 if guaranteed or self.board.leading() is not before else idle + 1
+            if self.budget.trials is None and idle >= (STABLE if self.budget.seconds is None else STABLE_IN_TIME):
+                self.notes.append(f"the search ended: {idle} generations in a row found nothing better")
+                break
         if self.budget.trials is None and time.time() > self.deadline:
             self.status = "budget"
 

@@ -226,7 +226,7 @@ class Worker:
     def _best_scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
         """Score the best weights, then put the latest ones back."""
         latest = trainer.snapshot()
-        trainer.load(trainer.best_state)
+        trainer.load_best()
         targets = trainer.job.validation.targets if trainer.job.validation is not None else None
         scores = self.task.scores(trainer.outputs(), targets) if targets is not None else {}
         trainer.load(latest)

@@ -44,7 +44,8 @@ def touch(trainer: Trainer, before: float) -> float:
         return trainer.objective()
 
     initial = {n: t.detach().clone() for n, t in trainer.initial.items()}
-    context = FinishContext(module=network, initial=initial, snapshots=list(trainer.snapshots), evaluate=evaluate)
+    snapshots = [{**initial, **snapshot} for snapshot in trainer.snapshots]  # some tensors were first trained later
+    context = FinishContext(module=network, initial=initial, snapshots=snapshots, evaluate=evaluate)
     pristine = trainer.pristine
     try:
         job.strategy.finish(context)

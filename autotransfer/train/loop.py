@@ -109,7 +109,7 @@ class Trainer:
         """Take the best weights, let the strategy have its last touch, and return the validation objective."""
         if self.best is None:  # nothing is evaluated
             return None
-        self.load(self.best_state)
+        self.load_best()
         touched = overrides(self.job.strategy, "finish")
         return last_touch.touch(self, self.best[1]) if touched else self.best[1]
 
@@ -186,6 +186,10 @@ class Trainer:
         """Return copies of every tensor that training may have changed, by name in the network."""
         state = self.job.network.state_dict()
         return {n: state[n].detach().clone() for n in sorted(self.touched)}
+
+    def load_best(self) -> None:
+        """Put the best weights in their place; what was first trained after them is again as it was."""
+        self.load({**self.initial, **self.best_state})
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:

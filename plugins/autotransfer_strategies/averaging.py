@@ -34,16 +34,16 @@ def soup(context: FinishContext) -> None:
     Source: Wortsman et al. 2022, Model soups (arXiv 2203.05482), recipe 1, of the snapshots of one training, best
     first: one joins where the average is no worse with it.
     """
-    chosen: list[Mapping[str, Tensor]] = [_copied(context, context.snapshots[-1])] if context.snapshots else []
-    best = context.evaluate()
-    for snapshot in reversed(context.snapshots[:-1]):
-        tried = [*chosen, snapshot]
-        _put(context, _mean(tried, chosen[0]))
+    if not context.snapshots:
+        return
+    *others, last = context.snapshots
+    chosen, best = [last], context.evaluate()
+    for snapshot in reversed(others):
+        _put(context, _mean([*chosen, snapshot]))
         found = context.evaluate()
         if found >= best:
-            chosen, best = tried, found
-    if chosen:
-        _put(context, _mean(chosen, chosen[0]))
+            chosen, best = [*chosen, snapshot], found
+    _put(context, _mean(chosen))
 
 
 def _copied(context: FinishContext, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,9 +59,9 @@ def _put(context: FinishContext, tensors: Mapping[str, Tensor]) -> None:
         state[name].copy_(tensor)
 
 
-def _mean(states: Sequence[Mapping[str, Tensor]], names: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the mean of each tensor over those that hold it; one alone is itself, to the last bit."""
+def _mean(states: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Return the mean of each floating tensor; one state alone is itself, to the last bit."""
     if len(states) == 1:
         return states[0]
-    held = {n: [s[n].to(names[n]) for s in states if n in s] for n in names}
-    return {n: torch.stack(tensors).mean(0) for n, tensors in held.items()}
+    floating = [n for n, t in states[0].items() if t.is_floating_point()]
+    return {n: torch.stack([s[n].to(states[0][n]) for s in states]).mean(0) for n in floating}

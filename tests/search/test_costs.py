@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from autotransfer.protocols import ObjectiveContext, Strategy
 from autotransfer.schema import CutReport, Phase, Profile, SurveyRecord
 from autotransfer.search.costs import Costs, prefix_share, stretches
 
@@ -122,3 +123,56 @@ def test_epochs_that_train_only_a_head_say_nothing() -> None:
     costs.learn("m/a", [Phase(epochs=10, freeze=4)], 0.0, None, 3.0)
     costs.learn("m/a", [Phase(epochs=10, freeze=0)], 0.0, None, 0.0)
     assert costs.pace("m/a") == 1.0
+
+
+class Penalised(Strategy):
+    id = "toy/penalised"
+
+    def objective(self, context: ObjectiveContext) -> None:
+        return None
+
+
+def test_a_loss_term_of_its_own_runs_the_whole_network_in_every_pass() -> None:
+    costs, phases = _costs(), [Phase(epochs=2, freeze=4), Phase(epochs=3, freeze=2)]
+    plain, penalised = (costs.training("m/a", phases, 0, None, s) for s in (Strategy(), Penalised()))
+    assert penalised - plain == pytest.approx(2 * 100 * 100.0)  # the frozen phase reads no stored features
+    costs.passed("m/a", phases, Penalised())
+    assert costs.stored == {}
+    costs.passed("m/a", phases, Strategy())
+    assert costs.stored == {"m/a": {2}}
+    assert costs.training("m/a", phases, 0, None, Penalised()) == penalised
+    assert costs.training("m/a", phases, 0, None, Strategy()) < plain
+
+
+def test_a_head_on_all_depths_leaves_and_uses_no_stored_activations() -> None:
+    deep, costs, phases = Strategy(), _costs(), [Phase(epochs=2, freeze=4), Phase(epochs=3, freeze=2)]
+    deep.depths = True
+    before = costs.training("m/a", phases, 0, None, deep)
+    assert costs.training("m/a", phases[:1], 0, None, deep) == 0.0
+    costs.passed("m/a", phases)
+    assert costs.training("m/a", phases, 0, None, deep) == before
+
+
+@pytest.mark.parametrize(
+    ("phases", "epochs"),
+    [
+        ([], 0),
+        ([Phase(epochs=3, freeze=0)], 0),
+        ([Phase(epochs=3.3, freeze=4), Phase(epochs=2, freeze=1)], 4),
+        (
+            [
+                Phase(epochs=1, freeze=4),
+                Phase(epochs=1, stages=()),
+                Phase(epochs=1, freeze=3),
+                Phase(epochs=9, freeze=4),
+            ],
+            2,
+        ),
+    ],
+)
+def test_epochs_of_the_head_alone(phases: list[Phase], epochs: int) -> None:
+    assert _costs().alone("m/a", phases) == epochs
+
+
+def test_a_pattern_within_stages_leaves_the_prefix_frozen() -> None:
+    assert prefix_share(Phase(epochs=1, freeze=2, parameters="bias$"), MACS) == pytest.approx(0.4)
