@@ -299,7 +299,7 @@ class Strategy:
     def head(self, features: Tensor, targets: Tensor) -> HeadState | NeighbourState | None:
         """Return a head in closed form from ``float32`` [N, width] features and encoded targets, or None.
 
-        One of neighbours is not trained further: its strategy has no phases.
+        A head of neighbours is not trained further: its strategy has no phases.
 
         Where ``depths`` is true, the features are those of all stages side by side. A method with a third argument,
         ``groups``, is given the number of each row's group as well, ``int64`` [N], or None where rows have none:

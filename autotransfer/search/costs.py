@@ -22,6 +22,8 @@ EPOCHS = 10
 """Passes over the training rows in a full training."""
 BACKWARD = 2.0
 """Cost of a backward pass in forward passes."""
+LOOKS = 4
+"""Passes over the validation rows that a strategy's last touch is taken to make."""
 
 
 @dataclass
@@ -99,6 +101,8 @@ class Costs:
                 most = len(modality(self.profile.modality).views)
                 total += max(0, _views(phase.epochs, most) - 1) * prefix * epochs / phase.epochs
             total += epochs * (before + (1.0 + BACKWARD) * (1.0 - prefix) + share * (before + 1.0 - prefix))
+        if stop is None and strategy is not None and overrides(strategy, "finish") and self.moves(id, phases):
+            total += LOOKS * share
         return total * self.row(id) * self.profile.train
 
     def moves(self, id: str, phases: Sequence[Phase]) -> bool:

@@ -77,10 +77,10 @@ def open_backbone(spec: BackboneSpec, backbone: nn.Module, train: Rows) -> Froze
     return Frozen(spec, backbone, stages, record)
 
 
-def _linear(backbone: nn.Module) -> float | None:
-    """Return the share of a backbone's weights that lie in linear layers; None where it has none."""
-    sizes, linear = {n: p.numel() for n, p in weight_matrices(backbone).items()}, linear_weights(backbone)
-    return sum(sizes[n] for n in linear) / sum(sizes.values()) if sizes else None
+def _linear(backbone: nn.Module) -> float:
+    """Return the share of a backbone's weights that lie in linear layers; 0 where there are no weights."""
+    sizes = {n: p.numel() for n, p in weight_matrices(backbone).items()}
+    return sum(sizes[n] for n in linear_weights(backbone)) / max(1, sum(sizes.values()))
 
 
 def go_on(context: Context, frozen: Frozen) -> None:

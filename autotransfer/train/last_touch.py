@@ -58,5 +58,7 @@ def touch(trainer: Trainer, before: float) -> float:
         trainer.pristine = pristine
         trainer.notes.append(f"the strategy's last touch was undone: {why}")
         return before
+    if after > before:
+        trainer.notes.append(f"the strategy's last touch raised the objective from {before:.4f} to {after:.4f}")
     trainer.touched |= changed()
     return after

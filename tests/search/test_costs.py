@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from autotransfer.protocols import ObjectiveContext, Strategy
+from autotransfer.protocols import FinishContext, ObjectiveContext, Strategy
 from autotransfer.schema import CutReport, Phase, Profile, SurveyRecord
-from autotransfer.search.costs import Costs, prefix_share, stretches
+from autotransfer.search.costs import LOOKS, Costs, prefix_share, stretches
 
 MACS = (10.0, 40.0, 80.0, 100.0)
 
@@ -142,6 +142,20 @@ def test_a_loss_term_of_its_own_runs_the_whole_network_in_every_pass() -> None:
     assert costs.stored == {"m/a": {2}}
     assert costs.training("m/a", phases, 0, None, Penalised()) == penalised
     assert costs.training("m/a", phases, 0, None, Strategy()) < plain
+
+
+def test_a_last_touch_looks_at_the_validation_rows_at_the_end() -> None:
+    class Touching(Strategy):
+        id = "toy/touching"
+
+        def finish(self, context: FinishContext) -> None:
+            return None
+
+    costs, phases = _costs(), [Phase(epochs=3, freeze=0)]
+    for stop, looks in ((None, LOOKS), (2.0, 0)):
+        plain, touching = (costs.training("m/a", phases, 0, stop, s) for s in (Strategy(), Touching()))
+        assert touching - plain == pytest.approx(looks * 50 * 100.0)
+    assert costs.training("m/a", [Phase(epochs=3, freeze=4)], 0, None, Touching()) == 0.0
 
 
 def test_a_head_on_all_depths_leaves_and_uses_no_stored_activations() -> None:

@@ -105,6 +105,23 @@ def test_stored_activations_serve_as_long_as_nothing_before_them_changes(
     assert trainer.objective() == pytest.approx(trainer.job.task.objective(scores))
 
 
+def test_a_gain_is_noted(toys: Any) -> None:
+    def undo_harm(context: FinishContext) -> None:
+        with torch.no_grad():
+            context.module.head.linear.bias.sub_(torch.tensor([9.0, 0.0, 0.0]))
+
+    trainer = touched(toys, undo_harm, [Phase(epochs=4, lr=0.02)])
+    trainer.run()
+    trainer.best_state["head.linear.bias"] += torch.tensor([9.0, 0.0, 0.0])
+    trainer.load_best()
+    trainer.best = (4.0, trainer.objective())
+    after = trainer.finish()
+    assert after > trainer.best[1]
+    assert trainer.notes == [
+        f"the strategy's last touch raised the objective from {trainer.best[1]:.4f} to {after:.4f}"
+    ]
+
+
 def test_a_frozen_backbone_that_is_changed_is_run_again(toys: Any) -> None:
     found: list[float] = []
 
