@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def winning_network(
     context: Context, registry: Registry, record: TrialRecord, *, refit: bool = False
 ) -> tuple[TransferNetwork, FittedState | None]:
-    """Return a trial's network with its best weights, and the state of a fitted backbone.
+    """Return a trial's network with its best weights and shifted logits, and the state of a fitted backbone.
 
     Args:
         context: of the search.
@@ -43,7 +44,7 @@ def winning_network(
             trainer = worker.trainer(recipe, None, rows=(worker.prepared(both, spec), None))
             trainer.run(round(record.best_epoch) or None)
             trainer.finish()
-            return trainer.job.network.eval(), state
+            return _shifted(trainer.job.network, record).eval(), state
         backbone = worker.backbone(spec)
         if spec.fitted:
             state = fitted_state(context, spec, backbone, None)
@@ -52,7 +53,15 @@ def winning_network(
         network, _ = build_network(backbone, spec, strategy, recipe, worker.task, train)
         tensors = checkpoint.best_tensors(context.path(record.checkpoint))
         network.load_state_dict({**network.state_dict(), **tensors})
-        return network.eval(), state
+        return _shifted(network, record).eval(), state
+
+
+def _shifted(network: TransferNetwork, record: TrialRecord) -> TransferNetwork:
+    """Return a network with the shift of its trial's logits in its head's bias: a plain network like any other."""
+    if record.shift:
+        with torch.no_grad():
+            network.head.linear.bias.add_(torch.tensor(record.shift).to(network.head.linear.bias))
+    return network
 
 
 def evaluated(

@@ -5,13 +5,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from autotransfer.codec import Scalar, digest
 from autotransfer.errors import ConfigError, PluginContractError
+
+AUGMENTATIONS: Mapping[str, str] = {
+    "none": "rows as they are",
+    "light": "rows augmented anew in each epoch",
+    "strong": "rows augmented anew in each epoch, more strongly",
+    "mixup": "rows augmented anew in each epoch and mixed two by two",
+    "cutmix": "rows augmented anew in each epoch, a patch of each from another one",
+    "views": "a few fixed views of each row",
+}
+"""What may be done to training rows, in words."""
+STORED = ("none", "views")
+"""Those of which activations may be stored."""
+BALANCES: Mapping[str, str] = {
+    "none": "",
+    "logits": "logit-adjusted loss",
+    "weights": "rows weighted by class",
+    "sampling": "classes drawn evenly",
+}
+"""What may be done for classes of very different size to count alike, in words."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,7 @@ class Phase:
     sampler: str = "shuffle"
     """``shuffle`` or ``balanced`` (classes drawn evenly)."""
     augment: str = "none"
-    """``none``, ``light`` (random crop and mirror of an image) or ``views`` (a few fixed ones of each row, stored)."""
+    """One of :data:`AUGMENTATIONS`."""
     augment_from: float = 0.0
     """Epochs of this phase before augmentation begins."""
     averaging: float = 0.0
@@ -57,7 +75,7 @@ class Phase:
             raise PluginContractError(f"a phase says what is trained in one way, got {' and '.join(chosen)}")
         if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
             raise PluginContractError(f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}")
-        if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light", "views"):
+        if self.sampler not in ("shuffle", "balanced") or self.augment not in AUGMENTATIONS:
             raise PluginContractError(f"unknown sampler or augment in {self}")
         if not self.augment_from >= 0:
             raise PluginContractError(f"augmentation begins after 0 or more epochs, got {self.augment_from}")
@@ -83,6 +101,10 @@ class Training:
     norm_statistics: str = "auto"
     """Batch norms in trained stages use ``batch`` statistics, ``frozen`` ones, or ``auto``: batch ones
     from 2,000 rows and batches of 32 on."""
+    balance: str = "none"
+    """One of :data:`BALANCES`; a head in closed form has its logits adjusted, whichever it is."""
+    thresholds: bool = False
+    """The model's logits are shifted at the end, where the validation rows say that it helps the metric."""
 
     def __post_init__(self) -> None:
         wrong = [
@@ -100,6 +122,8 @@ class Training:
                     self.norm_statistics in ("auto", "batch", "frozen"),
                     "norm_statistics is auto, batch or frozen",
                 ),
+                (self.balance in BALANCES, f"balance is one of {', '.join(BALANCES)}, got {self.balance!r}"),
+                (isinstance(self.thresholds, bool), f"thresholds is true or false, got {self.thresholds!r}"),
             )
             if not ok
         ]
@@ -243,6 +267,8 @@ class TrialRecord:
     notes: tuple[str, ...] = ()
     checkpoint: str = ""
     """Folder of the trained tensors, relative to the run's work folder."""
+    shift: tuple[float, ...] = ()
+    """To be added to the logits of a model made of it, ``thresholds``; the scores are without. Empty: nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,37 +389,3 @@ class RunRecord:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How long a search may go on: seconds of wall clock, or a number of trials, or neither."""
-
-    seconds: float | None = None
-    trials: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.seconds is not None and not self.seconds > 0:
-            raise ConfigError(f"budget is {self.seconds:g} seconds; wanted more than 0, such as 90, '10m' or '2h'")
-        if self.trials is not None and self.trials < 1:
-            raise ConfigError(f"trials is {self.trials}; wanted 1 or more")
-        if self.seconds is not None and self.trials is not None:
-            raise ConfigError(
-                "both budget and trials were given; give one: budget for time, trials for reproducible runs"
-            )
-
-    @classmethod
-    def parse(cls, budget: str | float | None, trials: int | None = None) -> Budget:
-        """Return a budget from ``90``, ``"90"``, ``"90s"``, ``"10m"``, ``"1h30m"`` or None.
-
-        Raises:
-            ConfigError: the text is none of these, or not positive.
-        """
-        if budget is None or isinstance(budget, (int, float)):
-            return cls(seconds=None if budget is None else float(budget), trials=trials)
-        text = budget.strip().lower()
-        found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-        if not text or not found:
-            raise ConfigError(f"budget is {budget!r}; wanted seconds, or a text such as '90s', '10m', '1h30m'")
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        return cls(seconds=hours * 3600 + minutes * 60 + seconds, trials=trials)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from autotransfer import schema
+from autotransfer.budget import Budget
 from autotransfer.codec import from_json, to_json
 from autotransfer.errors import ConfigError, PluginContractError
 from autotransfer.schema import (
-    Budget,
     Candidate,
     CurvePoint,
     CutReport,

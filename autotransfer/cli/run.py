@@ -53,8 +53,8 @@ def resume(
 ) -> Said:
     """Go on with a run that was interrupted, or whose budget grew."""
     from autotransfer import engine
+    from autotransfer.budget import Budget
     from autotransfer.report.progress import progress
-    from autotransfer.schema import Budget
 
     given: dict[str, Any] = {
         "budget": budget,

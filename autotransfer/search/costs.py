@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from autotransfer.data.modalities import modality
-from autotransfer.schema import Phase, Profile, SurveyRecord
+from autotransfer.schema import STORED, Phase, Profile, SurveyRecord
 
 EPOCHS = 10
 """Passes over the training rows in a full training."""
@@ -57,7 +57,7 @@ class Costs:
             if prefix >= 1.0:
                 continue  # its features are those of the survey
             kept = bool(macs) and prefix > 0.0 and self._cut(phase) in self.stored.get(id, set())
-            before = 0.0 if kept and phase.augment != "light" else prefix
+            before = 0.0 if kept and phase.augment in STORED else prefix
             if phase.augment == "views":  # the others are written once, in whichever rung comes first
                 most = len(modality(self.profile.modality).views)
                 total += max(0, _views(phase.epochs, most) - 1) * prefix * epochs / phase.epochs
@@ -71,7 +71,7 @@ class Costs:
     def passed(self, id: str, phases: Sequence[Phase]) -> None:
         """Note that a training has run: activations at its cuts are stored from here on."""
         macs = self.macs(id)
-        found = {self._cut(p) for p in phases if p.augment != "light" and 0 < prefix_share(p, macs) < 1}
+        found = {self._cut(p) for p in phases if p.augment in STORED and 0 < prefix_share(p, macs) < 1}
         self.stored.setdefault(id, set()).update(found)
 
     def remaining(self, id: str) -> float:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
-from autotransfer.schema import CurvePoint
+from autotransfer.schema import STORED, CurvePoint
 from autotransfer.train import gradients, groups
 from autotransfer.train.autocast import exact
+from autotransfer.train.balance import evened
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
@@ -218,7 +219,7 @@ class Trainer:
 
     @property
     def augment(self) -> str:
-        """How rows are augmented at this step: ``none``, ``light``, or ``views`` where more than one pays."""
+        """How rows are augmented at this step: as the phase says, but by ``views`` only where more than one pays."""
         kind = augmentation(self.job.phases, self.per_epoch, self.phase, self.step)
         return "none" if kind == "views" and self._most_views() == 1 else kind
 
@@ -251,7 +252,7 @@ class Trainer:
         if job.prefixes is None or self.own_term is not None or frozen is None or self.phase < 0:
             return None
         phase = job.phases[self.phase]
-        if self.augment == "light" or job.network.depths is not None:
+        if self.augment not in STORED or job.network.depths is not None:
             return None
         views = self._most_views() if self.augment == "views" else 1
         found = job.prefixes.find(job.network.backbone, job.stages, frozen, phase.epochs, views)
@@ -293,14 +294,15 @@ class Trainer:
             head.standardise(self._pooled[0][:STANDARDISE_ROWS])
         else:
             head.standardise(self._frozen_pass(job.train, STANDARDISE_ROWS))
+        balance = job.training.balance
         if job.start is not None:
-            head.begin(job.start)
+            head.begin(evened(job.start, job.train.targets, balance))
         if overrides(job.strategy, "head"):
             pooled = self.pooled()[0]
             with exact():
                 state = closed_form(job.strategy, pooled, job.train)
             if state is not None:
-                head.take(state)
+                head.take(evened(state, job.train.targets, balance))
         if overrides(job.strategy, "objective"):
             initial = {n: p.detach().clone() for n, p in job.network.backbone.named_parameters()}
             context = ObjectiveContext(
@@ -332,6 +334,7 @@ class Trainer:
     def _rows_of(self, step: int) -> np.ndarray:
         epoch, at = divmod(step, self.per_epoch)
         job, sampler = self.job, self.job.phases[self.phase].sampler
+        sampler = "balanced" if job.training.balance == "sampling" else sampler
         if self._order is None or self._order[0] != (epoch, sampler):
             order = epoch_order(job.train.targets, sampler, stream(job.recipe.seed, job.stream, "order", epoch))
             self._order = ((epoch, sampler), list(batches(order, job.training.batch_size)))
