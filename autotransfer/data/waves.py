@@ -90,6 +90,8 @@ def altered(
 
 def _other(wave: Array, rate: int, kind: str, rng: np.random.Generator) -> Array:
     """Return a clip ``float32`` [S] as it might have been recorded."""
+    if len(wave) < 2:  # nothing, or what stands for it
+        return wave
     made = np.zeros_like(wave)
     by = round(rng.uniform(-SHIFT, SHIFT) * len(wave))
     kept = wave[max(0, -by) : len(wave) - max(0, by)]
