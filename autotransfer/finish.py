@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def winning_network(
     context: Context, registry: Registry, record: TrialRecord, *, refit: bool = False
 ) -> tuple[TransferNetwork, FittedState | None]:
-    """Return a trial's network with its best weights, and the state of a fitted backbone.
+    """Return a trial's network with its best weights and shifted logits, and the state of a fitted backbone.
 
     Args:
         context: of the search.
@@ -44,7 +45,7 @@ def winning_network(
             trainer = worker.trainer(recipe, None, rows=(worker.prepared(both, spec), None))
             trainer.run(round(record.best_epoch) or None)
             trainer.finish()
-            return trainer.job.network.eval(), state
+            return _shifted(trainer.job.network, record).eval(), state
         backbone = worker.backbone(spec)
         if spec.fitted:
             state = fitted_state(context, spec, backbone, None)
@@ -54,7 +55,15 @@ def winning_network(
         tensors = checkpoint.best_tensors(context.path(record.checkpoint))
         network.head = with_tensors(network.head, tensors)
         network.load_state_dict({**network.state_dict(), **tensors})
-        return network.eval(), state
+        return _shifted(network, record).eval(), state
+
+
+def _shifted(network: TransferNetwork, record: TrialRecord) -> TransferNetwork:
+    """Return a network with the shift of its trial's logits in its head's bias: a plain network like any other."""
+    if record.shift:
+        with torch.no_grad():
+            network.head.offset.add_(torch.tensor(record.shift).to(network.head.offset))
+    return network
 
 
 def evaluated(

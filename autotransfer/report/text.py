@@ -109,7 +109,7 @@ def _winner(run: RunRecord) -> str:
     if won is None:
         return run.winner
     reasons = [c.reason for c in run.plan.candidates if c.recipe.key == won.recipe.key and c.reason]
-    return recipe_line(won.recipe) + (f"\n         tried because: {reasons[0]}" if reasons else "")
+    return recipe_line(won.recipe, won.shift) + (f"\n         tried because: {reasons[0]}" if reasons else "")
 
 
 def _test(run: RunRecord) -> Iterator[str]:
