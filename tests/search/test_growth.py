@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotransfer.budget import Budget
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
-from autotransfer.schema import Budget, CutReport, Profile, Recipe, SurveyRecord, TrialRecord
+from autotransfer.schema import CutReport, Profile, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.candidates import Space
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob
 from autotransfer.search.policy import Search
