@@ -32,9 +32,9 @@ BEST_RATIO = -0.8
 """log10 of the lr ratio at which it is expected: between .1 and .3."""
 RATIO_WIDTH = 0.8
 """Decades from there over which the expectation falls to 60 %."""
-BALANCED_GAIN = 0.1
-"""Expected gain of making classes count alike, where that is a value of the recipe."""
-LENGTHS = {"trained": 0.4, "backbone_lr": 0.7, "head_lr": 1.2, "layer_decay": 0.4, "head_start": 1.0, "balanced": 0.7}
+UNEVEN_LOSS = 0.05
+"""Expected loss of not making classes count alike where that is a value of the recipe: the survey's head does."""
+LENGTHS = {"trained": 0.4, "backbone_lr": 0.7, "head_lr": 1.2, "layer_decay": 0.4, "head_start": 1.0, "uneven": 0.7}
 """Distances (shares, decades, 0 or 1) over which two recipes come to resemble each other by 60 %."""
 BACKBONES, STRATEGIES, RUNS = 1.0, 0.7, 1.0
 """Distance between two backbones, strategies and runs: a correlation of .61, .78 and .61."""
@@ -177,11 +177,11 @@ def improvement(mean: float, spread: float, best: float) -> float:
 
 def expected_gain(recipe: Recipe) -> float:
     """Return what a recipe is expected to gain over its backbone's own head, in skill, before any trial."""
-    trained, even = _trained(recipe), BALANCED_GAIN * _balanced(recipe)
+    trained, lost = _trained(recipe), UNEVEN_LOSS * _uneven(recipe)
     if not trained:
-        return even
+        return -lost
     away = (math.log10(_number(recipe, "lr_ratio", 1.0)) - BEST_RATIO) / RATIO_WIDTH
-    return even + FULL_GAIN * math.sqrt(trained) * math.exp(-0.5 * away**2)
+    return FULL_GAIN * math.sqrt(trained) * math.exp(-0.5 * away**2) - lost
 
 
 class _Names:
@@ -202,7 +202,7 @@ class _Names:
             "head_lr": lr,
             "layer_decay": _number(recipe, "layer_decay", 1.0),
             "head_start": float(_warm(recipe)),
-            "balanced": float(_balanced(recipe)),
+            "uneven": float(_uneven(recipe)),
         }
         point = [values[n] / length for n, length in LENGTHS.items()]
         # Two one-hot vectors differ in two places.
@@ -222,8 +222,8 @@ def _warm(recipe: Recipe) -> bool:
     return bool(recipe.values.get("head_start", False))
 
 
-def _balanced(recipe: Recipe) -> bool:
-    return recipe.values.get("balance", "none") != "none"
+def _uneven(recipe: Recipe) -> bool:
+    return recipe.values.get("balance") == "none"
 
 
 def _number(recipe: Recipe, name: str, default: float) -> float:
