@@ -75,7 +75,8 @@ class Phase:
         if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
             raise PluginContractError(f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}")
         if self.sampler not in ("shuffle", "balanced") or self.augment not in AUGMENTATIONS:
-            raise PluginContractError(f"unknown sampler or augment in {self}")
+            known = f"known: shuffle, balanced; {', '.join(AUGMENTATIONS)}"
+            raise PluginContractError(f"unknown sampler or augment in {self}; {known}")
         if not self.augment_from >= 0:
             raise PluginContractError(f"augmentation begins after 0 or more epochs, got {self.augment_from}")
 

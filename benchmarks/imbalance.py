@@ -3,7 +3,7 @@
     python benchmarks/data/fetch.py fashion --out data/fashion
     python benchmarks/data/fetch.py glosses --out data/glosses
     python benchmarks/data/fetch.py movies --out data/movies
-    python benchmarks/imbalance.py data/fashion:shirt data/glosses/glosses.csv:event data/movies/movies.csv:negative
+    python benchmarks/imbalance.py data/fashion:shirt data/glosses/glosses.csv:state data/movies/movies.csv:negative
 
 Of each class a fifth is held out for the test; of the rest, the rare class is cut to one row in fifty. Of these rows a
 fifth are for validation. Each recipe is trained with each kind of ``balance`` on the same features, from the same

@@ -66,17 +66,16 @@ class PreparedRows:
         Raises:
             ValueError: the augmentation is unknown, or has no random numbers.
         """
-        if augment != "none" and (augment not in ANEW or rng is None):
-            raise ValueError(f"augment is {augment!r}; wanted 'none', or with rng one of: {', '.join(ANEW)}")
+        _known(augment, rng)
         chosen, kind = np.asarray(indices, dtype=np.int64), modality(self.spec.kind)
         rows, numbers = self.indices[chosen], self.numbers[chosen]
         if augment == "none" and numbers.any():
             items = [self.dataset.load(int(r)) for r in rows]
             return kind.view(items, self.spec, self.tools, numbers.tolist(), rows.tolist())
-        if self.kept is not None and (augment == "none" or kind.late):
+        if self.kept is not None and (augment == "none" or kind.altered is not None):
             kept = self.kept.batch(rows, self.spec, self.tools)
             if kept is not None:
-                if augment == "none" or rng is None:
+                if rng is None or augment == "none" or kind.altered is None:
                     return kept
                 return kind.altered(kept, self.spec, self.tools, augment, rng)
         return stack([self.dataset.load(int(r)) for r in rows], self.spec, augment, rng, self.tools)
@@ -118,5 +117,15 @@ def stack(
     rng: np.random.Generator | None = None,
     tools: Any = None,
 ) -> Any:
-    """Return decoded rows as one batch of a backbone's inputs."""
+    """Return decoded rows as one batch of a backbone's inputs.
+
+    Raises:
+        ValueError: the augmentation is unknown, or has no random numbers.
+    """
+    _known(augment, rng)
     return modality(spec.kind).stack(items, spec, tools, augment, rng)
+
+
+def _known(augment: str, rng: np.random.Generator | None) -> None:
+    if augment != "none" and (augment not in ANEW or rng is None):
+        raise ValueError(f"augment is {augment!r}; wanted 'none', or with rng one of: {', '.join(ANEW)}")

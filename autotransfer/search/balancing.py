@@ -61,12 +61,12 @@ def faults(profile: Profile, given: Mapping[str, Domain]) -> list[str]:
     if BALANCE in given:
         kinds = [k for k in BALANCES if k not in _UNSUITED.get(profile.task, ())]
         if not _within(given[BALANCE], kinds):
-            found.append(f"balance is {given[BALANCE]}; wanted for {profile.task} some of: {', '.join(kinds)}")
+            found.append(f"balance is {shown(given[BALANCE])}; wanted for {profile.task} some of: {', '.join(kinds)}")
     if THRESHOLDS in given:
         some = profile.metric in DECISIONS
         if not _within(given[THRESHOLDS], [False, True] if some else [False]):
             wanted = "true or false" if some else f"false: no threshold changes {profile.metric}"
-            found.append(f"thresholds is {given[THRESHOLDS]}; wanted {wanted}")
+            found.append(f"thresholds is {shown(given[THRESHOLDS])}; wanted {wanted}")
     return found
 
 
@@ -94,6 +94,15 @@ def _told(found: Shift, task: Task) -> str:
         f"its logits are shifted ({', '.join(named[:SHOWN])}{more}): {task.metric} {found.before:.4f} on the "
         f"validation rows without, {found.after:.4f} with it, each fifth of them shifted as the others say"
     )
+
+
+def shown(domain: Domain) -> str:
+    """Return a domain as a caller wrote it.
+
+    >>> shown(Choice(("a", True)))
+    "'a', True"
+    """
+    return ", ".join(map(repr, domain.values)) if isinstance(domain, Choice) else str(domain)
 
 
 def _within(domain: Domain, values: Sequence[Scalar]) -> bool:

@@ -14,7 +14,7 @@ from autotransfer.errors import ConfigError, suggestion
 from autotransfer.protocols import Strategy, overrides
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM, INPUT_SIZE, MEASURED, augmented, spec_id
 from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training, Verdict
-from autotransfer.search.balancing import BALANCE, balancing, faults, usual
+from autotransfer.search.balancing import BALANCE, balancing, faults, shown, usual
 from autotransfer.search.costs import EPOCHS
 from autotransfer.search.finals import KINDS
 from autotransfer.space import Choice, Domain
@@ -138,12 +138,12 @@ class Space:
         return replace(made, dtype=known.get(spec.id, MEASURED))
 
     def unknown_values(self) -> None:
-        """Raise for names in the caller's space that no strategy and no loop setting knows.
+        """Raise for names in the caller's space that no strategy and no loop setting knows, and for unknown kinds.
 
         Raises:
             ConfigError: all of them, with suggestions.
         """
-        known = {*_LOOP, "epochs", HEAD_START}
+        found, known = faults(self.profile, self.given), {*_LOOP, "epochs", HEAD_START}
         known |= {INPUT_SIZE} if any(has_size(s) for s in self.specs.values()) else set()
         kinds = {k for s in self.specs.values() for k in augmentations(s.input)}
         known |= {AUGMENT} if kinds else set()
@@ -154,14 +154,12 @@ class Space:
         asked = self.given.get(AUGMENT)
         values = asked.values if isinstance(asked, Choice) else (None,)
         if asked is not None and kinds and not set(values) <= {"none", *kinds}:
-            raise ConfigError(f"augment is {asked}; wanted some of: none, {', '.join(sorted(kinds))}")
-        if found := faults(self.profile, self.given):
-            raise ConfigError("; ".join(found))
+            found.append(f"augment is {shown(asked)}; wanted some of: none, {', '.join(sorted(kinds))}")
         wrong = [f"{n!r}{suggestion(n, known)}" for n in self.given if n not in known]
         if wrong:
-            raise ConfigError(
-                f"space holds names that nothing knows: {', '.join(wrong)}; known: {', '.join(sorted(known))}"
-            )
+            found.append(f"space holds names that nothing knows: {', '.join(wrong)}; known: {', '.join(sorted(known))}")
+        if found:
+            raise ConfigError("; ".join(found))
 
 
 class Proposer:

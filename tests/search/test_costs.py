@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from autotransfer.protocols import FinishContext, ObjectiveContext, Strategy
-from autotransfer.schema import CutReport, Phase, Profile, SurveyRecord
+from autotransfer.schema import AUGMENTATIONS, STORED, CutReport, Phase, Profile, SurveyRecord
 from autotransfer.search.costs import LOOKS, Costs, prefix_share, stretches
 
 MACS = (10.0, 40.0, 80.0, 100.0)
@@ -93,10 +93,13 @@ def test_rows_augmented_anew_use_no_stored_activations_and_views_are_written_onc
     assert costs.training("m/a", [replace(full[0], augment="light")], 0, None) == costs.training("m/a", full, 0, None)
 
 
-def test_what_was_augmented_throughout_leaves_nothing_in_the_store() -> None:
+@pytest.mark.parametrize("kind", [k for k in AUGMENTATIONS if k not in STORED])
+def test_what_was_augmented_throughout_leaves_nothing_in_the_store(kind: str) -> None:
     costs = _costs()
-    costs.passed("m/a", [Phase(epochs=5, freeze=2, augment="light")])
+    costs.passed("m/a", [Phase(epochs=5, freeze=2, augment=kind)])
     assert costs.stored["m/a"] == set()
+    one, light = ([Phase(epochs=5, freeze=2, augment=k)] for k in (kind, "light"))
+    assert costs.training("m/a", one, 0, None) == costs.training("m/a", light, 0, None)
 
 
 def test_costs_follow_the_pace_that_was_measured() -> None:

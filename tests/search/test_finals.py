@@ -179,6 +179,28 @@ def test_views_are_a_rival_where_something_is_frozen(stripes: Any, toynet: str, 
     assert light.curve != views.curve
 
 
+def test_every_kind_is_a_rival_where_it_is_asked_for(stripes: Any, toynet: str) -> None:
+    kinds = [k for k in augmentations(ImageInput()) if k != "views"]
+    found = _finalists(_fit(stripes, toynet, {"epochs": 3, "augment": ["none", *kinds]}, trials=1))
+    assert [t.recipe.values["augment"] for t in found] == kinds
+    assert {t.status for t in found} == {"done"}
+    assert len({t.curve[-1].train_loss for t in found}) == len(kinds)
+
+
+@pytest.mark.parametrize("backbone", ["soundnet/masked", "soundnet/alone"])
+def test_sounds_and_what_is_no_image_have_rivals_too(toynet: str, backbone: str) -> None:
+    rng = np.random.default_rng(0)
+    pitch = np.where(np.arange(60) % 2, 300.0, 1500.0)
+    waves = np.sin(2 * np.pi * pitch[:, None] * np.arange(2_000) / 8_000) + rng.normal(0, 0.3, (60, 2_000))
+    space = {"epochs": 3, "augment": ["none", "light", "strong", "mixup"]}
+    sounds = toynet.replace("toynet.py", "soundnet.py")
+    data = ((waves.astype(np.float32), 8_000), pitch.astype(int).astype(str))
+    found = _finalists(_fit(data, sounds, space, backbones=[backbone], trials=1, modality="audio"))
+    assert [t.recipe.values["augment"] for t in found] == ["light", "strong", "mixup"]
+    assert {t.status for t in found} == {"done"}
+    assert len({t.curve[-1].train_loss for t in found}) == 3
+
+
 @pytest.mark.parametrize("given", [{"augment": "none"}, {}])
 def test_nothing_is_spent_where_it_is_not_wanted_or_not_worth_its_price(
     stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch, given: Any

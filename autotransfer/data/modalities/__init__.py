@@ -123,8 +123,6 @@ class Modality(Protocol):
 
     augmentations: tuple[str, ...]
     """What may be done to training rows beside ``none``, likeliest to help first: kinds of ``schema.AUGMENTATIONS``."""
-    late: bool
-    """Inputs are augmented (:meth:`altered`), not decoded items: rows that are kept serve for it."""
     views: tuple[str, ...]
     """Names of the fixed views of a row, the row as it is first; empty: it has no other."""
 
@@ -197,8 +195,12 @@ class Modality(Protocol):
         """Return decoded items as one batch of inputs: as they are, or ``light`` or ``strong``, by ``rng``."""
         ...
 
-    def altered(self, inputs: Any, spec: Any, tools: Any, augment: str, rng: np.random.Generator) -> Inputs:
-        """Return inputs as ``stack`` gives them without augmentation, augmented; asked only where ``late``."""
+    @property
+    def altered(self) -> Callable[[Any, Any, Any, str, np.random.Generator], Inputs] | None:
+        """What augments inputs that ``stack`` gave (inputs, spec, tools, kind, random numbers): kept rows serve for it.
+
+        None: ``stack`` augments decoded items, for which kept rows do not serve.
+        """
         ...
 
     def view(self, items: Sequence[Any], spec: Any, tools: Any, numbers: Sequence[int], rows: Sequence[int]) -> Inputs:

@@ -122,7 +122,6 @@ class AudioModality:
     feature = "Audio"
     by_name = True
     augmentations = ("light", "strong", "mixup")
-    late = True
     views: tuple[str, ...] = ()
 
     def owns(self, x: Any) -> bool:

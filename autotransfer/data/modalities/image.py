@@ -108,7 +108,7 @@ class ImageModality:
     feature = "Image"
     by_name = True
     augmentations = ("light", "cutmix", "mixup", "strong", "views")
-    late = False
+    altered = None
     views = VIEWS
 
     def owns(self, x: Any) -> bool:
@@ -187,14 +187,6 @@ class ImageModality:
     ) -> Tensor:
         """Return ``float32`` [B, channels, size, size]."""
         return normalised(np.stack([window(as_image(i), spec, augment, rng) for i in items]), spec)
-
-    def altered(self, inputs: Any, spec: ImageInput, tools: Any, augment: str, rng: np.random.Generator) -> Tensor:
-        """Refuse: pixels are augmented before they are made smaller.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("images are augmented as they are decoded")
 
     def view(
         self, items: Sequence[Any], spec: ImageInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]

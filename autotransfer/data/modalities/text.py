@@ -115,7 +115,6 @@ class TextModality:
     feature = ""
     by_name = False
     augmentations = ("light", "strong", "mixup")
-    late = True
     views = ()
 
     def owns(self, x: Any) -> bool:
