@@ -9,6 +9,7 @@ import numpy as np
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
+from autotransfer.report.judged import HeldOut
 from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search.jobs import Context
 from autotransfer.search.trial import Worker, build_network, fitted_state
@@ -59,14 +60,14 @@ def winning_network(
 
 def evaluated(
     context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
-) -> Evaluation:
-    """Return the scores of a network on the held-out rows, with a 95 % interval of the deciding metric."""
+) -> tuple[Evaluation, HeldOut]:
+    """Return the scores of a network on the held-out rows, with a 95 % interval, and its answers on each of them."""
     task, rows = context.prepared.task, Worker(context, registry).rows(spec, "test")
     with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
         outputs = predict(network, rows)
     scores = task.scores(outputs, rows.targets)
     low, high = interval(task, outputs, rows.targets, seed=context.seed)
-    return Evaluation(
+    found = Evaluation(
         metric=task.metric,
         value=scores.get(task.metric, float("nan")),
         low=low,
@@ -74,6 +75,7 @@ def evaluated(
         rows=len(rows),
         scores={task.name: scores},
     )
+    return found, HeldOut(task, context.prepared.dataset, context.prepared.test, outputs, rows.targets)
 
 
 def baseline_evaluation(
@@ -91,4 +93,4 @@ def baseline_evaluation(
     if best.id == leader.id:
         return of_leader
     network, _ = winning_network(search.context, registry, best)
-    return evaluated(search.context, registry, search.context.specs[spec_id(best.recipe)], network, best.recipe)
+    return evaluated(search.context, registry, search.context.specs[spec_id(best.recipe)], network, best.recipe)[0]

@@ -19,9 +19,7 @@ _UNTRIED = (
 )
 
 
-def render(
-    run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str = "", page: str | None = None
-) -> str:
+def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str = "", page: str | None = None) -> str:
     """Return the report.
 
     Args:
