@@ -322,7 +322,7 @@ def _worker_seconds(search: Search) -> float:
 
 def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> tuple[TransferModel, HeldOut]:
     """Build the winner, train it again where asked, score the held-out rows this once, and give its answers on them."""
-    from autotransfer.finish import baseline_evaluation, evaluated, winning_network
+    from autotransfer.finish import answered, baseline_evaluation, scored, winning_network
     from autotransfer.model import TransferModel
 
     leader = search.leader()
@@ -330,7 +330,8 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> tup
     notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
     network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
     spec = search.context.specs[spec_id(leader.recipe)]
-    test, held = evaluated(search.context, ready.registry, spec, network, leader.recipe)
+    held = answered(search.context, ready.registry, spec, network, leader.recipe)
+    test = scored(held, search.context.seed)
     baseline = baseline_evaluation(search, ready.registry, leader, test)
     model = TransferModel(
         network=network,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def winning_network(
     context: Context, registry: Registry, record: TrialRecord, *, refit: bool = False
 ) -> tuple[TransferNetwork, FittedState | None]:
-    """Return a trial's network with its best weights, and the state of a fitted backbone.
+    """Return a trial's network with its best weights and shifted logits, and the state of a fitted backbone.
 
     Args:
         context: of the search.
@@ -45,7 +46,7 @@ def winning_network(
             trainer = worker.trainer(recipe, None, rows=(worker.prepared(both, spec), None))
             trainer.run(round(record.best_epoch) or None)
             trainer.finish()
-            return trainer.job.network.eval(), state
+            return _shifted(trainer.job.network, record).eval(), state
         backbone = worker.backbone(spec)
         if spec.fitted:
             state = fitted_state(context, spec, backbone, None)
@@ -55,27 +56,47 @@ def winning_network(
         tensors = checkpoint.best_tensors(context.path(record.checkpoint))
         network.head = with_tensors(network.head, tensors)
         network.load_state_dict({**network.state_dict(), **tensors})
-        return network.eval(), state
+        return _shifted(network, record).eval(), state
 
 
-def evaluated(
+def _shifted(network: TransferNetwork, record: TrialRecord) -> TransferNetwork:
+    """Return a network with the shift of its trial's logits in its head's bias: a plain network like any other."""
+    if record.shift:
+        with torch.no_grad():
+            network.head.offset.add_(torch.tensor(record.shift).to(network.head.offset))
+    return network
+
+
+def answered(
     context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
-) -> tuple[Evaluation, HeldOut]:
-    """Return the scores of a network on the held-out rows, with a 95 % interval, and its answers on each of them."""
-    task, rows = context.prepared.task, Worker(context, registry).rows(spec, "test")
+) -> HeldOut:
+    """Return the held-out rows with a network's answers on them."""
+    prepared, rows = context.prepared, Worker(context, registry).rows(spec, "test")
     with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
         outputs = predict(network, rows)
-    scores = task.scores(outputs, rows.targets)
-    low, high = interval(task, outputs, rows.targets, seed=context.seed)
-    found = Evaluation(
+    return HeldOut(prepared.task, prepared.dataset, prepared.test, outputs, rows.targets)
+
+
+def scored(held: HeldOut, seed: int) -> Evaluation:
+    """Return the scores of answers on held-out rows, with a 95 % interval of the deciding metric."""
+    task = held.task
+    scores = task.scores(held.outputs, held.targets)
+    low, high = interval(task, held.outputs, held.targets, seed=seed)
+    return Evaluation(
         metric=task.metric,
         value=scores.get(task.metric, float("nan")),
         low=low,
         high=high,
-        rows=len(rows),
+        rows=len(held.rows),
         scores={task.name: scores},
     )
-    return found, HeldOut(task, context.prepared.dataset, context.prepared.test, outputs, rows.targets)
+
+
+def evaluated(
+    context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
+) -> Evaluation:
+    """Return the scores of a network on the held-out rows."""
+    return scored(answered(context, registry, spec, network, recipe), context.seed)
 
 
 def baseline_evaluation(
@@ -93,4 +114,4 @@ def baseline_evaluation(
     if best.id == leader.id:
         return of_leader
     network, _ = winning_network(search.context, registry, best)
-    return evaluated(search.context, registry, search.context.specs[spec_id(best.recipe)], network, best.recipe)[0]
+    return evaluated(search.context, registry, search.context.specs[spec_id(best.recipe)], network, best.recipe)

@@ -27,6 +27,8 @@ class Tokenizer(Protocol):
     """What the tokenizer of a text spec's input gives: called as ``factory(folder, max_length=...)``.
 
     ``folder`` holds the backbone's weights and assets; None in the kit, where any tokenizer of the right ids will do.
+    May also have, for augmentation: ``mask: int | None``, the id that stands for a token that is hidden (else hidden
+    ones are left out), and ``special``, the ids that are never hidden (else those that an empty text has).
     """
 
     key: str
@@ -88,7 +90,7 @@ class Rows(Protocol):
         ...
 
     def batch(self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None) -> Inputs:
-        """Return the inputs of these rows, in this order; ``rng`` is needed where ``augment`` is ``light``."""
+        """Return the inputs of these rows, in this order: as they are, or ``light`` or ``strong``, by ``rng``."""
         ...
 
     @property
@@ -123,8 +125,10 @@ class Task(Protocol):
         """Return the ``float64`` [N, K] matrix that a closed-form head is fitted to."""
         ...
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean loss, a scalar."""
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss over rows, a scalar, each row's (and label's) by its weight: [N], or [N, K]."""
         ...
 
     def head(self, output: str, width: int, dropout: float = 0.0) -> nn.Module:
@@ -234,6 +238,7 @@ class Step:
     inputs: Any
     outputs: Tensor
     targets: Tensor
+    """Of the rows themselves, also where they are mixed with others (``mixup``, ``cutmix``)."""
     backbone: nn.Module
     stage_features: tuple[Tensor, ...]
     """Pooled [B, width] after each stage."""

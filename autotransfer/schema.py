@@ -12,6 +12,25 @@ from functools import cached_property
 from autotransfer.codec import Scalar, digest
 from autotransfer.errors import ConfigError, PluginContractError
 
+AUGMENTATIONS: Mapping[str, str] = {
+    "none": "rows as they are",
+    "light": "rows augmented anew in each epoch",
+    "strong": "rows augmented anew in each epoch, more strongly",
+    "mixup": "rows augmented anew in each epoch and mixed two by two",
+    "cutmix": "rows augmented anew in each epoch, a patch of each from another one",
+    "views": "a few fixed views of each row",
+}
+"""What may be done to training rows, in words."""
+STORED = ("none", "views")
+"""Those of which activations may be stored."""
+BALANCES: Mapping[str, str] = {
+    "none": "",
+    "logits": "logit-adjusted loss",
+    "weights": "rows weighted by class",
+    "sampling": "classes drawn evenly",
+}
+"""What may be done for classes of very different size to count alike, in words."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -44,7 +63,7 @@ class Phase:
     sampler: str = "shuffle"
     """``shuffle`` or ``balanced`` (classes drawn evenly)."""
     augment: str = "none"
-    """``none``, ``light`` (random crop and mirror of an image) or ``views`` (a few fixed ones of each row, stored)."""
+    """One of :data:`AUGMENTATIONS`."""
     augment_from: float = 0.0
     """Epochs of this phase before augmentation begins."""
     averaging: float = 0.0
@@ -55,7 +74,7 @@ class Phase:
             raise PluginContractError("a phase says which stages are trained in one way, got freeze and stages")
         if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
             raise PluginContractError(f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}")
-        if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light", "views"):
+        if self.sampler not in ("shuffle", "balanced") or self.augment not in AUGMENTATIONS:
             raise PluginContractError(f"unknown sampler or augment in {self}")
         if not self.augment_from >= 0:
             raise PluginContractError(f"augmentation begins after 0 or more epochs, got {self.augment_from}")
@@ -81,6 +100,10 @@ class Training:
     norm_statistics: str = "auto"
     """Batch norms in trained stages use ``batch`` statistics, ``frozen`` ones, or ``auto``: batch ones
     from 2,000 rows and batches of 32 on."""
+    balance: str = "none"
+    """One of :data:`BALANCES`; a head in closed form has its logits adjusted, whichever it is."""
+    thresholds: bool = False
+    """The model's logits are shifted at the end, where the validation rows say that it helps the metric."""
 
     def __post_init__(self) -> None:
         shares = (self.label_smoothing, self.dropout)
@@ -93,6 +116,8 @@ class Training:
                 (all(0 <= s < 1 for s in shares), "label_smoothing and dropout lie in [0, 1)"),
                 (0 <= self.warmup < 1, f"warmup lies in [0, 1), got {self.warmup}"),
                 (self.norm_statistics in ("auto", "batch", "frozen"), "norm_statistics is auto, batch or frozen"),
+                (self.balance in BALANCES, f"balance is one of {', '.join(BALANCES)}, got {self.balance!r}"),
+                (isinstance(self.thresholds, bool), f"thresholds is true or false, got {self.thresholds!r}"),
             )
             if not ok
         ]
@@ -240,6 +265,8 @@ class TrialRecord:
     notes: tuple[str, ...] = ()
     checkpoint: str = ""
     """Folder of the trained tensors, relative to the run's work folder."""
+    shift: tuple[float, ...] = ()
+    """To be added to the logits of a model made of it, ``thresholds``; the scores are without. Empty: nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,9 @@ class HeldOut:
             return None
         chances = self.task.probabilities(self.outputs)
         if self.targets.ndim == 2:
-            return (entropy(chances) + entropy(1 - chances)).mean(1)
-        return entropy(chances).sum(1)
+            chances = np.stack([chances, 1 - chances])
+            return np.asarray(entropy(chances).sum(0).mean(1))
+        return np.asarray(entropy(chances).sum(1))
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,7 @@ def label_scores(chosen: Array, truth: Array, names: Sequence[str]) -> list[Labe
 
 def thinned(count: int, most: int) -> Array:
     """Return at most so many of ``count`` row numbers, evenly spaced, ``int64``."""
-    return (
-        np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)) if count else np.zeros(0, int)
-    )
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def _share(part: Any, of: Any) -> float | None:

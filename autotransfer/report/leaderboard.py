@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotransfer.recipes import spec_id
-from autotransfer.report.words import augmentation, metric_of
+from autotransfer.report.words import metric_of, treatment
 from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
 
 COLUMNS = (
@@ -94,7 +94,7 @@ def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
         "epochs": record.epochs,
         "seconds": record.seconds,
         "status": record.status,
-        "reason": record.reason or augmentation(recipe),
+        "reason": record.reason or treatment(recipe, record.shift),
     }
 
 

@@ -138,7 +138,7 @@ def _winner(run: RunRecord) -> list[str]:
     if won is None:
         return [run.winner]
     reasons = [c.reason for c in run.plan.candidates if c.recipe.key == won.recipe.key and c.reason]
-    return [recipe_line(won.recipe), *(f"tried because: {r}" for r in reasons[:1])]
+    return [recipe_line(won.recipe, won.shift), *(f"tried because: {r}" for r in reasons[:1])]
 
 
 def _test(run: RunRecord) -> Iterator[str]:

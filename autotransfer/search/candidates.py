@@ -14,7 +14,9 @@ from autotransfer.errors import ConfigError, suggestion
 from autotransfer.protocols import Strategy, overrides
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM, INPUT_SIZE, MEASURED, augmented, spec_id
 from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training, Verdict
+from autotransfer.search.balancing import BALANCE, balancing, faults, usual
 from autotransfer.search.costs import EPOCHS
+from autotransfer.search.finals import KINDS
 from autotransfer.space import Choice, Domain
 from autotransfer.spec import BackboneSpec, card_of, frozen_stages, has_size, with_stages
 from autotransfer.train.sampling import stream
@@ -30,7 +32,7 @@ DRAWN = 192
 """Recipes drawn for a generation, of which the most promising few are run."""
 FAMILY = 24
 """Heads that are trained in one product: more gain nothing on a CPU (benchmarks/heads.py)."""
-HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing")
+HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing", BALANCE)
 """Loop settings in which heads of one product may differ."""
 FEW_HEADS, MANY_HEADS = 2, 4
 """Backbones that get heads in any case: where trials are counted, and else, since heads cost next to nothing."""
@@ -96,6 +98,7 @@ class Space:
         own = strategy.space(self.profile, spec)
         if spec.transfer and not overrides(strategy, "head"):  # else the head has its own closed form
             own = {HEAD_START: Choice((True, False)), **own}
+        own = {**balancing(self.profile, closed=overrides(strategy, "head")), **own}
         extra = {n: d for n, d in self.given.items() if n in own or n in _LOOP or n == "epochs"}
         if AUGMENT in self.given and "none" not in self.given[AUGMENT] and augmentations(spec.input):
             extra[AUGMENT] = self.given[AUGMENT]  # what leaves the choice to the finalists is no value of the others
@@ -104,7 +107,7 @@ class Space:
     def finals(self, spec: BackboneSpec) -> tuple[str, ...]:
         """Return the kinds of augmentation that the leader's last rung may be tried with."""
         if AUGMENT not in self.given:
-            return augmentations(spec.input)[:1]
+            return augmentations(spec.input)[:KINDS]
         return tuple(k for k in augmentations(spec.input) if k in self.given[AUGMENT] and "none" in self.given[AUGMENT])
 
     def recipe(self, spec: BackboneSpec, strategy: Strategy, values: Mapping[str, Scalar]) -> Recipe:
@@ -152,6 +155,8 @@ class Space:
         values = asked.values if isinstance(asked, Choice) else (None,)
         if asked is not None and kinds and not set(values) <= {"none", *kinds}:
             raise ConfigError(f"augment is {asked}; wanted some of: none, {', '.join(sorted(kinds))}")
+        if found := faults(self.profile, self.given):
+            raise ConfigError("; ".join(found))
         wrong = [f"{n!r}{suggestion(n, known)}" for n in self.given if n not in known]
         if wrong:
             raise ConfigError(
@@ -278,7 +283,7 @@ class Proposer:
     def _is_family(self, recipe: Recipe) -> bool:
         strategy = next(s for s in self.space.strategies if s.id == recipe.strategy)
         phases = recipe_phases(strategy, self.space.profile, self.specs[spec_id(recipe)], recipe)
-        return is_family(strategy, phases, len(recipe.stages))
+        return recipe.training.balance != "sampling" and is_family(strategy, phases, len(recipe.stages))
 
     def _rivals(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """Return heads to train beside this one, each new: as many passes and as large batches, other values."""
@@ -291,7 +296,8 @@ class Proposer:
             rival = self.space.recipe(spec, strategy, values)
             key = _key(rival)
             alike = replace(rival.training, **{n: getattr(recipe.training, n) for n in HEAD_VALUES})
-            if key not in self.seen and alike == recipe.training and len(found) < FAMILY - 1:
+            suits = alike == recipe.training and rival.training.balance != "sampling"
+            if key not in self.seen and suits and len(found) < FAMILY - 1:
                 found.setdefault(key, rival)
         self.seen |= set(found)
         return tuple(found.values())
@@ -319,8 +325,8 @@ class Proposer:
         return self._new(self.space.recipe(spec, strategy, {**self._middle(strategy, spec), **fixed}), reason)
 
     def _middle(self, strategy: Strategy, spec: BackboneSpec) -> dict[str, Scalar]:
-        rng = Random(stream(self.space.seed, "middle", strategy.id))
-        return {n: d.sample(rng) for n, d in sorted(self.space.domains(strategy, spec).items())}
+        rng, domains = Random(stream(self.space.seed, "middle", strategy.id)), self.space.domains(strategy, spec)
+        return {n: d.sample(rng) for n, d in sorted(domains.items())} | usual(domains)
 
     def _new(self, recipe: Recipe, reason: str) -> list[Candidate]:
         key = _key(recipe)

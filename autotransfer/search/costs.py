@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from autotransfer.data.modalities import modality
 from autotransfer.protocols import Strategy, overrides
-from autotransfer.schema import Phase, Profile, SurveyRecord
+from autotransfer.schema import STORED, Phase, Profile, SurveyRecord
 
 EPOCHS = 10
 """Passes over the training rows in a full training."""
@@ -81,7 +81,10 @@ class Costs:
     ) -> float:
         """Return the cost of a training from epoch ``start`` to ``stop`` (None: to the end), validation included."""
         share = self.profile.validation / max(1, self.profile.train)
-        return self._steps(id, stretches(phases, start, stop), share, strategy) * self.pace(id)
+        total = self._steps(id, stretches(phases, start, stop), share, strategy)
+        if stop is None and strategy is not None and overrides(strategy, "finish") and self.moves(id, phases):
+            total += LOOKS * share * self.row(id) * self.profile.train
+        return total * self.pace(id)
 
     def _steps(self, id: str, parts: Sequence[tuple[Phase, float]], share: float, strategy: Strategy | None) -> float:
         """Return the cost of these stretches as the frozen pass lets expect it.
@@ -96,13 +99,11 @@ class Costs:
                 total += epochs if looks else 0.0
                 continue
             kept = prefix > 0.0 and _stores(strategy) and self._cut(phase) in self.stored.get(id, set())
-            before = 0.0 if kept and phase.augment != "light" else prefix
+            before = 0.0 if kept and phase.augment in STORED else prefix
             if phase.augment == "views":  # the others are written once, in whichever rung comes first
                 most = len(modality(self.profile.modality).views)
                 total += max(0, _views(phase.epochs, most) - 1) * prefix * epochs / phase.epochs
             total += epochs * (before + (1.0 + BACKWARD) * (1.0 - prefix) + share * (before + 1.0 - prefix))
-        if stop is None and strategy is not None and overrides(strategy, "finish") and self.moves(id, phases):
-            total += LOOKS * share
         return total * self.row(id) * self.profile.train
 
     def moves(self, id: str, phases: Sequence[Phase]) -> bool:
@@ -120,7 +121,7 @@ class Costs:
         if not _stores(strategy):
             return
         macs = self.macs(id)
-        found = {self._cut(p) for p in phases if p.augment != "light" and 0 < prefix_share(p, macs) < 1}
+        found = {self._cut(p) for p in phases if p.augment in STORED and 0 < prefix_share(p, macs) < 1}
         self.stored.setdefault(id, set()).update(found)
 
     def remaining(self, id: str) -> float:

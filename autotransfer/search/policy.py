@@ -19,7 +19,7 @@ from autotransfer.search import rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
 from autotransfer.search.costs import Costs
-from autotransfer.search.finals import GAIN, SPREAD, begins_at, may_have_rivals, rival, verdict
+from autotransfer.search.finals import begins_at, hoped, may_have_rivals, rival, verdict
 from autotransfer.search.jobs import Context, Generation, RungJob
 from autotransfer.search.prices import Prices
 from autotransfer.search.rounds import Rounds
@@ -244,7 +244,7 @@ class Search:
         for kind in self.space.finals(self.context.specs[plain.backbone]):
             candidate = rival(plain, kind)
             cost = self.prices.end(candidate.recipe, begins_at(plain))
-            why = self._not_worth(plain, cost, planned)
+            why = self._not_worth(plain, cost, planned, len(chosen))
             trial = None if why else self.begin(candidate, "f")
             if trial is not None and self.board.go_on_from(trial, plain):
                 chosen.append(trial)
@@ -254,14 +254,17 @@ class Search:
                 why = "its checkpoint could not be kept"
             if why:
                 self.notes.append(f"the last rung of {plain.id} was not tried with augmented rows ({kind}): {why}")
+            if why and AUGMENT not in self.space.given:
+                break  # what is less likely to help costs no less
         yield from self._visit(chosen)
         self.notes += [verdict(plain, chosen)] if chosen else []
 
-    def _not_worth(self, plain: Trial, cost: float, planned: float) -> str:
-        """Return why the leader's last rung is not run again at this cost; empty: it is."""
-        best = self._best_skill()
-        if AUGMENT not in self.space.given and self._worth(best + GAIN, SPREAD, best, cost) < self._price:
-            return f"the {GAIN:.3g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
+    def _not_worth(self, plain: Trial, cost: float, planned: float, before: int) -> str:
+        """Return why the leader's last rung is not run again at this cost, after other rivals; empty: it is."""
+        mean, spread, mark = hoped(self._best_skill(), before)
+        if AUGMENT not in self.space.given and self._worth(mean, spread, mark, cost) < self._price:
+            gain = improvement(mean, spread, mark)
+            return f"the {gain:.2g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
         if self.budget == Budget() and self.spent + planned + cost > UNLIMITED_UNITS * self.unit:
             return f"the search would cost more than {UNLIMITED_UNITS:g} units"
         return "" if self._in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"

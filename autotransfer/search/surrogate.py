@@ -32,7 +32,9 @@ BEST_RATIO = -0.8
 """log10 of the lr ratio at which it is expected: between .1 and .3."""
 RATIO_WIDTH = 0.8
 """Decades from there over which the expectation falls to 60 %."""
-LENGTHS = {"trained": 0.4, "backbone_lr": 0.7, "head_lr": 1.2, "layer_decay": 0.4, "head_start": 1.0}
+BALANCED_GAIN = 0.1
+"""Expected gain of making classes count alike, where that is a value of the recipe."""
+LENGTHS = {"trained": 0.4, "backbone_lr": 0.7, "head_lr": 1.2, "layer_decay": 0.4, "head_start": 1.0, "balanced": 0.7}
 """Distances (shares, decades, 0 or 1) over which two recipes come to resemble each other by 60 %."""
 BACKBONES, STRATEGIES, RUNS = 1.0, 0.7, 1.0
 """Distance between two backbones, strategies and runs: a correlation of .61, .78 and .61."""
@@ -57,6 +59,8 @@ class Shape:
     """The backbone's lr / the head's, in that phase."""
     warm: bool
     """The head is a good one before the backbone is first trained."""
+    balanced: bool = False
+    """Classes count alike in its loss."""
 
 
 @dataclass(frozen=True)
@@ -205,15 +209,16 @@ def improvement(mean: float, spread: float, best: float) -> float:
 def shape_of(recipe: Recipe, phases: Sequence[Phase] | None) -> Shape:
     """Return the shape of a recipe: from its phases, or, where they are not known, as far as its values say."""
     started = bool(recipe.values.get("head_start", False))
+    balanced = recipe.values.get("balance", "none") != "none"
     if phases is None:
         trained = 1.0 if "lr_ratio" in recipe.values else 0.0
         if recipe.freeze is not None and recipe.stages:
             trained = 1.0 - recipe.freeze / len(recipe.stages)
-        return Shape(trained, _number(recipe, "lr_ratio", 1.0), started)
+        return Shape(trained, _number(recipe, "lr_ratio", 1.0), started, balanced)
     shares = [_share(p, len(recipe.stages)) for p in phases]
     first, most = next((i for i, s in enumerate(shares) if s), 0), max(shares, default=0.0)
     ratio = phases[shares.index(most)].lr_ratio if most else 1.0
-    return Shape(most, ratio, started or first > 0)
+    return Shape(most, ratio, started or first > 0, balanced)
 
 
 def _share(phase: Phase, stages: int) -> float:
@@ -227,10 +232,11 @@ def _share(phase: Phase, stages: int) -> float:
 
 def expected_gain(shape: Shape) -> float:
     """Return what a recipe is expected to gain over its backbone's own head, in skill, before any trial."""
+    even = BALANCED_GAIN * shape.balanced
     if not shape.trained:
-        return 0.0
+        return even
     away = (math.log10(shape.ratio) - BEST_RATIO) / RATIO_WIDTH
-    return FULL_GAIN * math.sqrt(shape.trained) * math.exp(-0.5 * away**2)
+    return even + FULL_GAIN * math.sqrt(shape.trained) * math.exp(-0.5 * away**2)
 
 
 class _Names:
@@ -251,6 +257,7 @@ class _Names:
             "head_lr": lr,
             "layer_decay": _number(recipe, "layer_decay", 1.0),
             "head_start": float(shape.warm),
+            "balanced": float(shape.balanced),
         }
         point = [values[n] / length for n, length in LENGTHS.items()]
         # Two one-hot vectors differ in two places.

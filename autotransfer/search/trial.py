@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
@@ -22,6 +22,7 @@ from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy
 from autotransfer.recipes import MEASURED, spec_id, stream_key
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
+from autotransfer.search.balancing import shifted
 from autotransfer.search.candidates import HEAD_START, recipe_phases, trains, values_of
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
@@ -194,12 +195,12 @@ class Worker:
         if over:
             trainer.best_state = trainer.snapshot()
         checkpoint.save(trainer, self.context.path(f"checkpoint-{job.id}"), lean=over)
-        scores = self._best_scores(trainer)
+        outputs, scores = self._best_scores(trainer)
         if not over:
             self.live[(job.id, job.rung)] = trainer
             while len(self.live) > LIVE:
                 self.live.popitem(last=False)
-        return TrialRecord(
+        record = TrialRecord(
             id=job.id,
             recipe=job.recipe,
             status=("done" if over else "promoted") if whole else "stopped",
@@ -214,6 +215,8 @@ class Worker:
             notes=tuple(trainer.notes),
             checkpoint=f"checkpoint-{job.id}",
         )
+        held, train = trainer.job.validation, trainer.job.train.targets
+        return record if held is None else shifted(record, self.task, outputs, held.targets, train)
 
     def _first_rows(self, job: RungJob) -> tuple[Rows, Rows | None] | None:
         """Return the rows of a job that the budget does not let use all; None for any other."""
@@ -223,14 +226,15 @@ class Worker:
         held = data.validation[: max(1, job.rows // 4)]
         return self.prepared(data.train[: job.rows], spec), self.prepared(held, spec)
 
-    def _best_scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
-        """Score the best weights, then put the latest ones back."""
-        latest = trainer.snapshot()
+    def _best_scores(self, trainer: Trainer) -> tuple[Tensor, dict[str, dict[str, float]]]:
+        """Return outputs and scores of the best weights on the validation rows; the latest ones are put back."""
+        latest, held = trainer.snapshot(), trainer.job.validation
+        if held is None:
+            return torch.zeros(0, self.task.outputs), {self.task.name: {}}
         trainer.load_best()
-        targets = trainer.job.validation.targets if trainer.job.validation is not None else None
-        scores = self.task.scores(trainer.outputs(), targets) if targets is not None else {}
+        outputs = trainer.outputs()
         trainer.load(latest)
-        return {self.task.name: scores}
+        return outputs, {self.task.name: self.task.scores(outputs, held.targets)}
 
     def trainer(
         self,

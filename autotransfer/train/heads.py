@@ -47,6 +47,11 @@ class Head(nn.Module):
         """Return ``float32`` [N, outputs] from standardised features [N, width]."""
         raise NotImplementedError
 
+    @property
+    def offset(self) -> Tensor:
+        """What is added to the outputs, ``float32`` [outputs]; may be changed in place."""
+        raise NotImplementedError
+
 
 class LinearHead(Head):
     """Pool, standardise with fixed statistics, drop out, map linearly.
@@ -65,6 +70,11 @@ class LinearHead(Head):
     def answer(self, scaled: Tensor) -> Tensor:
         """Return ``float32`` [N, outputs] from standardised features [N, width]."""
         return cast(Tensor, self.linear(self.dropout(scaled)))
+
+    @property
+    def offset(self) -> Tensor:
+        """The bias of the linear map."""
+        return self.linear.bias
 
     @torch.no_grad()
     def standardise(self, pooled: Tensor) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError, TrialFailedError
 from autotransfer.protocols import ObjectiveContext, overrides
-from autotransfer.schema import CurvePoint
+from autotransfer.schema import STORED, CurvePoint
 from autotransfer.train import gradients, groups, last_touch
 from autotransfer.train.autocast import exact
+from autotransfer.train.balance import evened
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
@@ -220,7 +221,7 @@ class Trainer:
 
     @property
     def augment(self) -> str:
-        """How rows are augmented at this step: ``none``, ``light``, or ``views`` where more than one pays."""
+        """How rows are augmented at this step: as the phase says, but by ``views`` only where more than one pays."""
         kind = augmentation(self.job.phases, self.per_epoch, self.phase, self.step)
         return "none" if kind == "views" and self._most_views() == 1 else kind
 
@@ -253,7 +254,7 @@ class Trainer:
         if job.prefixes is None or self.own_term is not None or frozen is None or self.phase < 0:
             return None
         phase = job.phases[self.phase]
-        if self.augment == "light" or job.network.depths is not None:
+        if self.augment not in STORED or job.network.depths is not None:
             return None
         views = self._most_views() if self.augment == "views" else 1
         found = job.prefixes.find(job.network.backbone, job.stages, frozen, phase.epochs, views)
@@ -295,14 +296,15 @@ class Trainer:
             head.standardise(self._pooled[0][:STANDARDISE_ROWS])
         else:
             head.standardise(self._frozen_pass(job.train, STANDARDISE_ROWS))
+        balance = job.training.balance
         if job.start is not None:
-            head.begin(job.start)
+            head.begin(evened(job.start, job.train.targets, balance))
         if overrides(job.strategy, "head"):
             pooled = self.pooled()[0]
             with exact():
                 state = closed_form(job.strategy, pooled, job.train)
             if state is not None:
-                job.network.head = with_state(head, state)
+                job.network.head = with_state(head, evened(state, job.train.targets, balance))
         if job.phases and isinstance(job.network.head, NeighbourHead):
             raise PluginContractError(f"{job.strategy.id} gives a head of neighbours, which no phase can train further")
         self.touched = {f"head.{n}" for n in job.network.head.state_dict()}
@@ -345,7 +347,8 @@ class Trainer:
         """Return the batches of an epoch: of rows of like length where they differ in it and the backbone runs."""
         job, size = self.job, self.job.training.batch_size
         seeds = [stream(job.recipe.seed, job.stream, name, epoch) for name in ("order", "batches")]
-        order = epoch_order(job.train.targets, job.phases[self.phase].sampler, seeds[0])
+        sampler = "balanced" if job.training.balance == "sampling" else job.phases[self.phase].sampler
+        order = epoch_order(job.train.targets, sampler, seeds[0])
         lengths = lengths_of(job.train) if self.selection.names else None
         return list(batches(order, size)) if lengths is None else alike(order, lengths, size, seeds[1])
 

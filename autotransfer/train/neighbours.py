@@ -28,6 +28,7 @@ class NeighbourHead(Head):
     neighbours: Tensor
     temperature: Tensor
     link: Tensor
+    bias: Tensor
 
     def __init__(self, output: str, width: int, outputs: int, rows: int) -> None:
         super().__init__(output, width, outputs)
@@ -36,6 +37,7 @@ class NeighbourHead(Head):
         self.register_buffer("neighbours", torch.tensor(1))
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("link", torch.tensor(0))
+        self.register_buffer("bias", torch.zeros(outputs))
 
     def answer(self, scaled: Tensor) -> Tensor:
         """Return ``float32`` [N, outputs] from standardised features [N, width]."""
@@ -44,8 +46,13 @@ class NeighbourHead(Head):
         mean = torch.einsum("nk,nkc->nc", weights, self.values[near.indices])
         link = LINKS[int(self.link)]
         if link == "softmax":
-            return mean.clamp_min(LEAST).log()
-        return mean.clamp(LEAST, 1.0 - LEAST).logit() if link == "sigmoid" else mean
+            return mean.clamp_min(LEAST).log() + self.bias
+        return (mean.clamp(LEAST, 1.0 - LEAST).logit() if link == "sigmoid" else mean) + self.bias
+
+    @property
+    def offset(self) -> Tensor:
+        """Zero where the answers are those of the neighbours alone."""
+        return self.bias
 
     @torch.no_grad()
     def take(self, state: NeighbourState) -> None:

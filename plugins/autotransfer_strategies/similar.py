@@ -19,7 +19,8 @@ SMOOTHINGS = (0.003, 0.01, 0.03, 0.1, 0.3)
 QUERIES = 2048
 """Rows that choose the settings at most, evenly spaced; each looks among all others."""
 CHUNK = 256
-FEWEST = 1e-9
+LEAST = 1e-9
+"""Smallest chance that has a logarithm of its own."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def neighbour_head(features: Tensor, targets: Tensor, groups: Tensor | None = No
 
     Number of neighbours, temperature, smoothing and whether features are standardised or centred alone are those with
     the least cross-entropy (of numbers: squared error) of rows that are predicted by the others. Source: Cover and
-    Hart 1967; weights as Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination,
-    section 3.3; centring and unit length as Wang et al. 2019, SimpleShot (arXiv 1911.04623).
+    Hart 1967; weights as Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination;
+    centring and unit length as Wang et al. 2019, SimpleShot (arXiv 1911.04623).
 
     Args:
         features: ``float32`` [N, width].
@@ -143,7 +144,7 @@ def _total(mean: Tensor, truth: Tensor, link: str) -> float:
     """Return the summed loss of rows: cross-entropy, or the squared error of numbers."""
     if link == "identity":
         return float((mean - truth).square().sum())
-    missed = -(truth * mean.clamp_min(FEWEST).log()).sum()
+    missed = -(truth * mean.clamp_min(LEAST).log()).sum()
     if link == "sigmoid":
-        missed -= ((1.0 - truth) * (1.0 - mean).clamp_min(FEWEST).log()).sum()
+        missed -= ((1.0 - truth) * (1.0 - mean).clamp_min(LEAST).log()).sum()
     return float(missed)

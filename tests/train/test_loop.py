@@ -276,6 +276,7 @@ def test_a_last_touch_is_kept_only_when_the_score_does_not_fall(toys: Any, good:
             with torch.no_grad():
                 context.module.head.linear.bias.add_(0.0 if good else torch.tensor([1e4, 0.0, 0.0]))
                 context.module.head.linear.weight.mul_(1.5 if good else 1.0)
+                context.module.head.linear.bias.mul_(1.5 if good else 1.0)
 
     trainer = toys.trainer([Phase(epochs=6, lr=0.02)], strategy=Touch())
     trainer.run()

@@ -132,7 +132,9 @@ class Modality(Protocol):
     """Its files and columns are known by the names of files; what is not (texts) counts only where nothing else is."""
 
     augmentations: tuple[str, ...]
-    """What ``stack`` knows to do to training rows beside ``none``; ``views`` among them where there are fixed ones."""
+    """What may be done to training rows beside ``none``, likeliest to help first: kinds of ``schema.AUGMENTATIONS``."""
+    late: bool
+    """Inputs are augmented (:meth:`altered`), not decoded items: rows that are kept serve for it."""
     views: tuple[str, ...]
     """Names of the fixed views of a row, the row as it is first; empty: it has no other."""
 
@@ -206,7 +208,11 @@ class Modality(Protocol):
     def stack(
         self, items: Sequence[Any], spec: Any, tools: Any, augment: str, rng: np.random.Generator | None
     ) -> Inputs:
-        """Return decoded items as one batch of inputs."""
+        """Return decoded items as one batch of inputs: as they are, or ``light`` or ``strong``, by ``rng``."""
+        ...
+
+    def altered(self, inputs: Any, spec: Any, tools: Any, augment: str, rng: np.random.Generator) -> Inputs:
+        """Return inputs as ``stack`` gives them without augmentation, augmented; asked only where ``late``."""
         ...
 
     def view(self, items: Sequence[Any], spec: Any, tools: Any, numbers: Sequence[int], rows: Sequence[int]) -> Inputs:

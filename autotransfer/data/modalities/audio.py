@@ -134,7 +134,8 @@ class AudioModality:
     )
     feature = "Audio"
     by_name = True
-    augmentations: tuple[str, ...] = ()
+    augmentations = ("light", "strong", "mixup")
+    late = True
     views: tuple[str, ...] = ()
 
     def owns(self, x: Any) -> bool:
@@ -241,7 +242,14 @@ class AudioModality:
         arrays = {n: np.zeros(shape, kind) for n, (shape, kind) in waves.shapes(len(items), spec).items()}
         for slot, item in enumerate(items):
             waves.put(arrays, slot, as_clip(item), spec)
-        return waves.inputs(arrays, spec)
+        inputs = waves.inputs(arrays, spec)
+        return inputs if augment == "none" or rng is None else self.altered(inputs, spec, tools, augment, rng)
+
+    def altered(
+        self, inputs: Any, spec: AudioInput, tools: Any, augment: str, rng: np.random.Generator
+    ) -> dict[str, Tensor] | Tensor:
+        """Return clips of another gain and place in time, and with masks in time and frequency where ``strong``."""
+        return waves.altered(inputs, spec, augment, rng)
 
     def view(
         self, items: Sequence[Any], spec: AudioInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]

@@ -110,7 +110,8 @@ class ImageModality:
     names = ("image", "image_path", "img", "picture", "pixels", "path", "file", "filename", "file_name")
     feature = "Image"
     by_name = True
-    augmentations = ("light", "views")
+    augmentations = ("light", "cutmix", "mixup", "strong", "views")
+    late = False
     views = VIEWS
 
     def owns(self, x: Any) -> bool:
@@ -197,6 +198,14 @@ class ImageModality:
     ) -> Tensor:
         """Return ``float32`` [B, channels, size, size]."""
         return normalised(np.stack([window(as_image(i), spec, augment, rng) for i in items]), spec)
+
+    def altered(self, inputs: Any, spec: ImageInput, tools: Any, augment: str, rng: np.random.Generator) -> Tensor:
+        """Refuse: pixels are augmented before they are made smaller.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("images are augmented as they are decoded")
 
     def view(
         self, items: Sequence[Any], spec: ImageInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]
