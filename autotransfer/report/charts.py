@@ -52,11 +52,8 @@ def curves(lines: Sequence[Line], x_name: str, y_name: str) -> Markup:
     for line, colour in zip(lines, COLOURS, strict=False):
         seen = [(axes.across(x), axes.down(y)) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{x},{y}" for x, y in seen)
-        parts.append(
-            Markup(
-                '<polyline points="{}" fill="none" stroke="{}" stroke-width="2"><title>{}</title></polyline>'
-            ).format(path, colour, line.name)
-        )
+        drawn = Markup('<polyline points="{}" stroke="{}"><title>{}</title></polyline>')
+        parts.append(drawn.format(path, colour, line.name))
         parts += [Markup('<circle cx="{}" cy="{}" r="2.5" fill="{}"/>').format(x, y, colour) for x, y in seen]
     return _chart(axes, parts)
 

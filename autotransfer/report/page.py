@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from autotransfer.recipes import spec_id
 from autotransfer.report import charts
 from autotransfer.report.examples import Example, uncertain, worst
 from autotransfer.report.judged import HeldOut, calibration, confusion, label_scores, thinned
 from autotransfer.report.leaderboard import COLUMNS, rows_of
 from autotransfer.report.text import account, conclusion, not_used, notes, share, winner_of
-from autotransfer.report.words import better, clock, frozen, metric_of, score
+from autotransfer.report.words import clock, frozen, metric_of, score
 from autotransfer.schema import RunRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -156,7 +154,7 @@ def _of_numbers(held: HeldOut) -> dict[str, Any]:
     return {**drawn, "points": len(rows), "all": len(held.rows)}
 
 
-def _examples(held: HeldOut) -> list[tuple[str, list[Example]]]:
+def _examples(held: HeldOut) -> list[tuple[str, str, list[Example]]]:
     groups = [
         ("Highest loss", "The held-out rows that the winner got most wrong.", worst(held)),
         ("Least certain", "The held-out rows whose probabilities are spread most evenly.", uncertain(held)),
