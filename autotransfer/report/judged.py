@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +35,8 @@ class HeldOut:
 
     def losses(self) -> Array:
         """Return the task's loss on each row alone, ``float64`` [N]."""
-        import torch
-
-        loss: Callable[[Tensor, Tensor], Tensor] = torch.vmap(lambda o, t: self.task.loss(o[None], t[None]))
-        return loss(self.outputs, self.targets).double().numpy()
+        pairs = zip(self.outputs.split(1), self.targets.split(1), strict=True)
+        return np.array([float(self.task.loss(outputs, targets)) for outputs, targets in pairs])
 
     def doubts(self) -> Array | None:
         """Return the entropy of each row's answer in nats, ``float64`` [N]; None where there are no probabilities.
