@@ -75,13 +75,9 @@ def held(values: Any, outputs: Any, items: Any, *, kind: str = "text", task: str
 
 def test_names_and_texts_of_users_are_no_markup(run):
     items = [f"{BAD} good", f"{BAD} bad", "long " * 100]
-    bad = replace(
-        run,
-        profile=replace(run.profile, name=BAD, classes=(BAD, "b")),
-        notes=(BAD,),
-        trials=(replace(run.trials[0], reason=BAD, curve=(CurvePoint(1, 1, 0.5), CurvePoint(2, 1, 0.6))),),
-    )
-    bad = replace(bad, trials=(*bad.trials, replace(run.trials[-1], reason=BAD)))
+    curve = tuple(CurvePoint(epoch=e, train_loss=1.0, objective=0.5) for e in (1.0, 2.0))
+    trials = (replace(run.trials[0], reason=BAD, curve=curve), replace(run.trials[-1], reason=BAD))
+    bad = replace(run, profile=replace(run.profile, name=BAD, classes=(BAD, "b")), notes=(BAD,), trials=trials)
     text = page(bad, held([BAD, "b", BAD], [[2.0, 0.0], [1.0, 0.0], [0.5, 0.0]], items))
     seen = Seen(text)
     assert "<script" not in text.lower()
