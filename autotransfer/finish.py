@@ -10,6 +10,7 @@ import torch
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
+from autotransfer.report.judged import HeldOut
 from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search.jobs import Context
 from autotransfer.search.trial import Worker, build_network, fitted_state
@@ -66,23 +67,36 @@ def _shifted(network: TransferNetwork, record: TrialRecord) -> TransferNetwork:
     return network
 
 
-def evaluated(
+def answered(
     context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
-) -> Evaluation:
-    """Return the scores of a network on the held-out rows, with a 95 % interval of the deciding metric."""
-    task, rows = context.prepared.task, Worker(context, registry).rows(spec, "test")
+) -> HeldOut:
+    """Return the held-out rows with a network's answers on them."""
+    prepared, rows = context.prepared, Worker(context, registry).rows(spec, "test")
     with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
         outputs = predict(network, rows)
-    scores = task.scores(outputs, rows.targets)
-    low, high = interval(task, outputs, rows.targets, seed=context.seed)
+    return HeldOut(prepared.task, prepared.dataset, prepared.test, outputs, rows.targets)
+
+
+def scored(held: HeldOut, seed: int) -> Evaluation:
+    """Return the scores of answers on held-out rows, with a 95 % interval of the deciding metric."""
+    task = held.task
+    scores = task.scores(held.outputs, held.targets)
+    low, high = interval(task, held.outputs, held.targets, seed=seed)
     return Evaluation(
         metric=task.metric,
         value=scores.get(task.metric, float("nan")),
         low=low,
         high=high,
-        rows=len(rows),
+        rows=len(held.rows),
         scores={task.name: scores},
     )
+
+
+def evaluated(
+    context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
+) -> Evaluation:
+    """Return the scores of a network on the held-out rows."""
+    return scored(answered(context, registry, spec, network, recipe), context.seed)
 
 
 def baseline_evaluation(

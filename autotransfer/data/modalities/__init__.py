@@ -14,6 +14,7 @@ unreadable rows, tables, folders, datasets and predictions work from this protoc
   (:data:`autotransfer.protocols.MASK`, [B, T], 1 where there is something) says where: core pools features under it.
   ``tools`` loads, once a process and backbone, what ``stack`` needs beside the row (a tokenizer).
   ``adjusted`` fits the fields to the data: a window that is no longer than the longest clip.
+- ``preview``: a decoded row as the report shows it.
 - ``keep``: decoded rows that are kept for all trials of a process or, in the store, of all runs. None: nothing is.
 - predicting: ``one`` tells one item from many; ``many_of`` takes a list, in which each row may be at fault for itself.
 - the kit: ``samples`` and ``odd`` give made-up decoded items.
@@ -62,6 +63,15 @@ class Look:
     """The same for equal rows."""
     measure: Any
     """For :meth:`Tally.add`."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A row as a person may see or hear it, small enough for a report."""
+
+    kind: str
+    """Media type: ``image/...``, ``audio/...``, or ``text/plain`` in UTF-8."""
+    body: bytes
 
 
 class Tally(Protocol):
@@ -168,6 +178,10 @@ class Modality(Protocol):
 
     def measure(self, decoded: Any) -> Any:
         """Return the measurements of a decoded item: rows that a plugin's dataset loads."""
+        ...
+
+    def preview(self, decoded: Any) -> Preview:
+        """Return a decoded item as a small picture, a short sound or the beginning of a text."""
         ...
 
     def hash(self, item: Any) -> str:

@@ -12,9 +12,20 @@ import numpy as np
 
 from autotransfer.codec import Scalar
 from autotransfer.data import waves
-from autotransfer.data.audio import SUFFIXES, Clip, Measure, as_clip, content_hash, from_array, is_pair, measured
+from autotransfer.data.audio import (
+    SUFFIXES,
+    Clip,
+    Measure,
+    as_clip,
+    beginning,
+    content_hash,
+    from_array,
+    is_pair,
+    measured,
+    wav_bytes,
+)
 from autotransfer.data.blocks import Blocks
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.errors import DataError
 from autotransfer.schema import DataIssue
 from autotransfer.spec import AudioInput
@@ -35,6 +46,8 @@ MOST = 0.95
 """Share of the clips that fit into the window of a run; the others are heard in pieces."""
 SHORTEST = 0.25
 """Seconds that a window is not cut below."""
+HEARD = 5
+"""Seconds of a clip that a report plays."""
 CHANNELS = 8
 """An array [samples, channels] has at most so many."""
 Array = np.ndarray[Any, Any]
@@ -197,6 +210,10 @@ class AudioModality:
         """Return the measurements of a clip."""
         clip = as_clip(decoded)
         return measured(clip if clip.samples is not None or clip.source is None else clip.source, clip.name)
+
+    def preview(self, decoded: Any) -> Preview:
+        """Return the first 5 seconds of a clip as a WAV file: mono, 16 kHz, 16 bits."""
+        return Preview("audio/wav", wav_bytes(beginning(as_clip(decoded), HEARD, RATE), RATE))
 
     def hash(self, item: Any) -> str:
         """Return a hash of a file's bytes, or of samples and their rate."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from autotransfer.codec import Scalar
 from autotransfer.data.masking import hidden
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.data.text import SUFFIXES, Measure, as_text, content_hash
 from autotransfer.data.tokens import Tokens, masked, padded, tokenised
 from autotransfer.errors import DataError
@@ -30,6 +30,8 @@ MOST_WORDS = 1_000_000
 """Distinct words that are counted; more are told as so many."""
 LANGUAGES = 5
 """The commonest languages are named."""
+SHOWN = 300
+"""Characters of a text that a report shows."""
 SHORT = 3.0
 """Mean words of a column from which on it holds texts, and not names or categories."""
 WORDS = ("the", "film", "was", "seen", "by", "people", "who", "did", "not", "like", "it", "yet", "went", "again")
@@ -171,6 +173,11 @@ class TextModality:
     def measure(self, decoded: Any) -> Measure:
         """Return the measurements of a text."""
         return Measure(*as_text(decoded))
+
+    def preview(self, decoded: Any) -> Preview:
+        """Return the first 300 characters of a text."""
+        text = as_text(decoded)[0]
+        return Preview("text/plain", (text[:SHOWN] + ("\u2026" if len(text) > SHOWN else "")).encode())
 
     def hash(self, item: Any) -> str:
         """Return a hash of a text."""
