@@ -236,11 +236,14 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_model(stripes, toynet, 
     def broken(*_: Any) -> str:
         raise OSError("no space left")
 
+    def fit(trials: int) -> Any:
+        given = {"executor": "serial", "plugins": [toynet], "backbones": "toynet/small", "out": tmp_path / "run"}
+        return engine.fit(Settings(data=stripes, trials=trials, **given))
+
+    fit(1)
+    assert (tmp_path / "run" / "report.html").exists()
     monkeypatch.setattr(pages, "page", broken)
-    settings = Settings(
-        data=stripes, trials=1, executor="serial", plugins=[toynet], backbones="toynet/small", out=tmp_path / "run"
-    )
-    model = engine.fit(settings)
+    model = fit(2)
     assert "report.html was not written: OSError: no space left" in caplog.text
     assert not (tmp_path / "run" / "report.html").exists()
     assert load(tmp_path / "run", plugins=[toynet]).recipe == model.recipe
