@@ -351,6 +351,7 @@ def _write_report(folder: RunFolder, run: RunRecord, held: HeldOut) -> None:
     from autotransfer.report.page import REPORT, page
 
     try:
+        (folder.path / REPORT).unlink(missing_ok=True)  # that of an older model, where this one's fails
         folder.write(REPORT, page(run, held))
     except Exception as error:  # rows are anybody's, and so is the disk
         log.warning("%s was not written: %s: %s", folder.path / REPORT, type(error).__name__, error)

@@ -127,6 +127,12 @@ def test_the_report_names_the_plugin_that_a_prediction_needs(toy_run: Path, toyn
     assert f"{again} FILE\n" in call("report", toy_run)[1]
 
 
+def test_the_report_names_its_page(toy_run: Path, call: Any) -> None:
+    page = str(toy_run / "report.html")
+    assert f"   report {page}   again: " in call("report", toy_run)[1]
+    assert json.loads(call("report", toy_run, "--json")[1])["report"] == page
+
+
 @pytest.mark.parametrize("verb", ["plugins", "backbones", "strategies"])
 def test_listings_are_text_or_one_json_object(call: Any, verb: str) -> None:
     code, out, _ = call(verb)

@@ -120,6 +120,7 @@ def test_an_interrupt_keeps_the_best_so_far_and_the_run_goes_on(stripes: Any, to
     model = _fit(stripes, toynet, interrupt, out=out)
     assert model.run.status == "interrupted"
     assert (out / "model" / "weights.safetensors").exists()
+    assert "stopped early: it was interrupted" in (out / "report.html").read_text(encoding="utf-8")
     assert (out / ".work").exists()
     told: list[str] = []
     whole = _fit(stripes, toynet, lambda event, **f: told.append(event), out=out)

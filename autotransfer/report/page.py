@@ -111,8 +111,8 @@ def _scores(run: RunRecord) -> list[tuple[str, str, str]]:
 def _curves(run: RunRecord) -> dict[str, Any] | None:
     """Return the learning curves of the best trials that have one, and their legend."""
     metric = run.profile.metric
-    ranked = sorted((t for t in run.trials if len(t.curve) > 1), key=lambda t: -(t.objective or float("-inf")))
-    best = ranked[: len(charts.COLOURS)]
+    known = [(t.objective, t) for t in run.trials if len(t.curve) > 1 and t.objective is not None]
+    best = [t for _, t in sorted(known, key=lambda pair: -pair[0])[: len(charts.COLOURS)]]
     if not best:
         return None
     lines = [charts.Line(_title(t), [(p.epoch, metric_of(p.objective, metric) or 0.0) for p in t.curve]) for t in best]

@@ -67,7 +67,9 @@ class Seen(HTMLParser):
             yield from (str(v) for n, v in attrs.items() if n in ("src", "href", "srcset", "data"))
 
 
-def held(values: Any, outputs: Any, items: Any, *, kind: str = "text", task: str = "multiclass", **more: Any) -> HeldOut:
+def held(
+    values: Any, outputs: Any, items: Any, *, kind: str = "text", task: str = "multiclass", **more: Any
+) -> HeldOut:
     made = tasks.make_task(task, values)
     data = ItemDataset("rows", items, {"target": values}, modality=kind, **more)
     return HeldOut(made, data, np.arange(len(values)), torch.tensor(outputs), made.encode(values))
@@ -129,6 +131,16 @@ def test_nothing_is_fetched_and_every_part_is_there(run):
         assert part in seen.texts
     assert "transfer pays here" in seen.text
     assert ".884 to .931" in seen.text
+
+
+def test_curves_are_those_of_the_best_trials_best_first(run):
+    curve = tuple(CurvePoint(epoch=e, train_loss=1.0, objective=0.5) for e in (1.0, 2.0))
+    trials = tuple(replace(run.trials[1], id=f"t{i}", curve=curve, objective=(i - 5) / 10) for i in range(8))
+    seen = Seen(page(replace(run, trials=(*trials, run.trials[3])), None))
+    assert re.findall(r"(t\d) acme/net core/partial freeze", seen.text.split("epoch\n")[-1])[-6:] == [
+        *("t7", "t6", "t5", "t4", "t3", "t2")
+    ]
+    assert len(seen.named("polyline")) == 6
 
 
 def test_the_matrix_and_the_rows_say_what_was_taken_for_what(run):
@@ -224,11 +236,14 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_model(stripes, toynet, 
     def broken(*_: Any) -> str:
         raise OSError("no space left")
 
+    def fit(trials: int) -> Any:
+        given = {"executor": "serial", "plugins": [toynet], "backbones": "toynet/small", "out": tmp_path / "run"}
+        return engine.fit(Settings(data=stripes, trials=trials, **given))
+
+    fit(1)
+    assert (tmp_path / "run" / "report.html").exists()
     monkeypatch.setattr(pages, "page", broken)
-    settings = Settings(
-        data=stripes, trials=1, executor="serial", plugins=[toynet], backbones="toynet/small", out=tmp_path / "run"
-    )
-    model = engine.fit(settings)
+    model = fit(2)
     assert "report.html was not written: OSError: no space left" in caplog.text
     assert not (tmp_path / "run" / "report.html").exists()
     assert load(tmp_path / "run", plugins=[toynet]).recipe == model.recipe
