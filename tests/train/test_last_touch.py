@@ -59,7 +59,7 @@ def test_the_first_weights_are_those_before_the_backbone_was_trained(toys: Any, 
 @pytest.mark.parametrize("kept", [0, 2])
 def test_no_more_snapshots_are_kept_than_the_strategy_asks_for(toys: Any, kept: int) -> None:
     found: list[Any] = []
-    trainer = touched(toys, lambda c: found.extend(c.snapshots), [Phase(epochs=8, lr=0.05)], kept=kept)
+    trainer = touched(toys, lambda c: found.extend(c.snapshots), [Phase(epochs=12, lr=0.005)], kept=kept)
     trainer.run()
     improved = [p for i, p in enumerate(trainer.curve) if all(p.objective > o.objective for o in trainer.curve[:i])]
     assert len(improved) > 2
@@ -110,7 +110,7 @@ def test_a_gain_is_noted(toys: Any) -> None:
         with torch.no_grad():
             context.module.head.linear.bias.sub_(torch.tensor([9.0, 0.0, 0.0]))
 
-    trainer = touched(toys, undo_harm, [Phase(epochs=4, lr=0.02)])
+    trainer = touched(toys, undo_harm, [Phase(epochs=8, lr=0.005)])
     trainer.run()
     trainer.best_state["head.linear.bias"] += torch.tensor([9.0, 0.0, 0.0])
     trainer.load_best()
