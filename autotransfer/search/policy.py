@@ -39,7 +39,7 @@ PRICE_OF_TIME = 0.02
 HEAD_SHARE = 0.01
 """A head costs next to nothing; it is taken to cost this share of the unit, so that heads do not crowd out the rest."""
 STABLE, STABLE_IN_TIME = 3, 8
-"""Generations in a row without a new leader after which the search ends: without a budget, and under a clock."""
+"""Generations in a row that found nothing better after which the search ends: without a budget, and under a clock."""
 UNLIMITED_UNITS = 2.0
 """Where the caller set no budget: units that the search may cost."""
 UNLIMITED_SECONDS = 3600.0
@@ -137,14 +137,14 @@ class Search:
         queue = proposer.guaranteed()
         known = max((o for o in self.past if o.here), key=self.surrogate.reached, default=None)
         queue += proposer.again_best(known.recipe) if known is not None else []
-        idle = 0
+        idle, guaranteed, best = 0, bool(queue), self._best_skill()
         while batch := self._choose(queue, proposer):
-            guaranteed, before = bool(queue), self.board.leading()
             heads = [t for t in batch if not t.moves]
             yield from self.rounds.complete({t.backbone for t in heads})
             yield from self._visit(heads)  # heads first: a usable model soon
             yield from self._visit([t for t in batch if t.moves])
-            idle = 0 if guaranteed or self.board.leading() is not before else idle + 1
+            idle = 0 if guaranteed or self._best_skill() > best else idle + 1
+            guaranteed, best = bool(queue), self._best_skill()
             if self.budget.trials is None and idle >= (STABLE if self.budget.seconds is None else STABLE_IN_TIME):
                 self.notes.append(f"the search ended: {idle} generations in a row found nothing better")
                 break

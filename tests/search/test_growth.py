@@ -131,3 +131,20 @@ def test_three_times_the_strategies_at_the_same_price_and_worth(
     assert costs["all"] <= 1.25 * costs["few"]
     assert scores["all"] >= scores["few"] - 0.02
     assert len(set(tried) - set(FEW)) >= 3  # others do get their turn
+
+
+def test_a_search_that_finds_nothing_better_ends_and_says_so(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotransfer.search.candidates.DRAWN", 24)
+    monkeypatch.setattr("autotransfer.search.policy.PRICE", -1.0)  # everything is worth it, and the money never ends
+    monkeypatch.setattr("autotransfer.search.policy.UNLIMITED_UNITS", 1e9)
+
+    class Flat(World):
+        def worth(self, recipe: Recipe) -> float:
+            return 0.5
+
+    found = Flat(registry, [s for s in registry.strategies() if s.id in FEW], 0, tmp_path)
+    found.run()
+    assert "the search ended: 3 generations in a row found nothing better" in found.search.notes
+    assert found.search.board.counted < 40

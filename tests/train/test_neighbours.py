@@ -15,6 +15,7 @@ from autotransfer.errors import PluginContractError
 from autotransfer.protocols import HeadState, NeighbourState
 from autotransfer.schema import Phase
 from autotransfer.train import checkpoint
+from autotransfer.train.balance import evened
 from autotransfer.train.heads import LinearHead
 from autotransfer.train.neighbours import NeighbourHead, with_state, with_tensors
 
@@ -111,3 +112,23 @@ def test_a_linear_state_stays_linear() -> None:
     head = LinearHead("vector", 2, 2)
     assert with_state(head, HeadState(weight=torch.eye(2), bias=torch.zeros(2))) is head
     torch.testing.assert_close(head(torch.tensor([[3.0, 4.0]])), torch.tensor([[3.0, 4.0]]))
+
+
+def test_balanced_neighbours_answer_with_their_shares_over_the_priors() -> None:
+    targets = torch.tensor([0, 0, 0, 1])  # priors 3/4 and 1/4
+    query = torch.tensor([[3.0, 8.0]]) + 5.0
+    plain, even = made()(query), with_state(LinearHead("vector", 2, 2), evened(STATE, targets, "logits"))(query)
+    gained = even - plain
+    assert float(gained[0, 1] - gained[0, 0]) == pytest.approx(math.log(3.0))
+    assert evened(replace(STATE, link="identity"), targets, "logits").values is STATE.values
+
+
+def test_a_shift_of_the_outputs_is_part_of_the_head() -> None:
+    query, head = torch.tensor([[3.0, 8.0]]) + 5.0, made()
+    before = head(query)
+    with torch.no_grad():
+        head.offset.add_(torch.tensor([0.0, 2.0]))
+    torch.testing.assert_close(head(query), before + torch.tensor([[0.0, 2.0]]))
+    again = with_tensors(LinearHead("vector", 2, 2), {"head.keys": head.keys})
+    again.load_state_dict(head.state_dict())
+    torch.testing.assert_close(again(query), head(query))
