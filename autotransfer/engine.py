@@ -89,6 +89,7 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
             model.save(folder.model)
             folder.close(settings, name, complete=search.status != "interrupted")
             notify("saved", path=str(folder.model))
+            model.report(folder.report)
     return model
 
 
@@ -318,15 +319,17 @@ def _worker_seconds(search: Search) -> float:
 
 def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> TransferModel:
     """Build the winner, train it again where asked, and score the held-out rows this once."""
-    from autotransfer.finish import baseline_evaluation, evaluated, winning_network
+    from autotransfer.finish import baseline_evaluation, evaluation_of, held_out_outputs, winning_network
     from autotransfer.model import TransferModel
+    from autotransfer.report.held_out import held_out
 
     leader = search.leader()
     assert leader is not None
     notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
     network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
     spec = search.context.specs[spec_id(leader.recipe)]
-    test = evaluated(search.context, ready.registry, spec, network, leader.recipe)
+    outputs = held_out_outputs(search.context, ready.registry, spec, network, leader.recipe)
+    test = evaluation_of(search.context, outputs)
     baseline = baseline_evaluation(search, ready.registry, leader, test)
     return TransferModel(
         network=network,
@@ -337,4 +340,5 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
         registry=ready.registry,
         fitted=state,
         assets=weights.assets_folder(search.context.weights.get(spec.id)),
+        held_out=held_out(ready.prepared, outputs),
     )

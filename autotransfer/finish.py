@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
@@ -55,23 +57,35 @@ def winning_network(
         return network.eval(), state
 
 
-def evaluated(
+def held_out_outputs(
     context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
-) -> Evaluation:
-    """Return the scores of a network on the held-out rows, with a 95 % interval of the deciding metric."""
-    task, rows = context.prepared.task, Worker(context, registry).rows(spec, "test")
+) -> Tensor:
+    """Return a network's outputs on the held-out rows, ``float32`` [N, outputs]."""
+    rows = Worker(context, registry).rows(spec, "test")
     with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
-        outputs = predict(network, rows)
-    scores = task.scores(outputs, rows.targets)
-    low, high = interval(task, outputs, rows.targets, seed=context.seed)
+        return predict(network, rows)
+
+
+def evaluation_of(context: Context, outputs: Tensor) -> Evaluation:
+    """Return the scores of outputs on the held-out rows, with a 95 % interval of the deciding metric."""
+    task, targets = context.prepared.task, context.prepared.targets[torch.from_numpy(context.prepared.test)]
+    scores = task.scores(outputs, targets)
+    low, high = interval(task, outputs, targets, seed=context.seed)
     return Evaluation(
         metric=task.metric,
         value=scores.get(task.metric, float("nan")),
         low=low,
         high=high,
-        rows=len(rows),
+        rows=len(targets),
         scores={task.name: scores},
     )
+
+
+def evaluated(
+    context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
+) -> Evaluation:
+    """Return the scores of a network on the held-out rows, with a 95 % interval of the deciding metric."""
+    return evaluation_of(context, held_out_outputs(context, registry, spec, network, recipe))
 
 
 def baseline_evaluation(

@@ -23,6 +23,7 @@ from autotransfer.protocols import FittedState, Task
 from autotransfer.registry import Registry
 from autotransfer.report.card import model_card
 from autotransfer.report.leaderboard import rows_of
+from autotransfer.report.page import write_page
 from autotransfer.report.text import render
 from autotransfer.schema import Evaluation, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
@@ -34,6 +35,8 @@ from autotransfer.train.ragged import trimmed
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from autotransfer.report.held_out import HeldOut
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class TransferModel:
         registry: Registry,
         fitted: FittedState | None = None,
         assets: Path | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         """Take a trained network over; its adapters are merged into plain weights.
 
@@ -86,6 +90,7 @@ class TransferModel:
             registry: the plugins of the run.
             fitted: state of a fitted backbone.
             assets: folder of the files that the card names as assets.
+            held_out: what the page about the run tells of the held-out rows; it is not saved with the model.
 
         Raises:
             ModelError: a fitted backbone comes without its state.
@@ -97,6 +102,7 @@ class TransferModel:
         self._registry = registry
         self._fitted = fitted
         self._assets = assets
+        self._held_out = held_out
         self._tools: Any = None
         self.task = task
         self.spec = spec
@@ -221,8 +227,18 @@ class TransferModel:
 
         return pd.DataFrame(rows_of(self.run))
 
-    def report(self) -> str:
-        """Return a plain account of the data, what was tried, what won and what it cost."""
+    def report(self, path: str | Path | None = None) -> str:
+        """Return a plain account of the data, what was tried, what won and what it cost.
+
+        Args:
+            path: where to write a page about it too, with charts; of a run that was just made, with its best known
+                errors on the held-out rows (these are not saved with a model). None: nothing is written.
+
+        Raises:
+            ModelError: the page cannot be written there.
+        """
+        if path is not None:
+            write_page(Path(path), self.run, self._held_out)
         own = (i.path for i in self._registry.plugins() if i.name == self.spec.namespace)
         return render(self.run, saved=str(self.path) if self.path else None, plugin=next(own, ""))
 

@@ -16,9 +16,11 @@ from autotransfer.codec import to_json
 from autotransfer.config import Settings, to_yaml
 from autotransfer.errors import ConfigError
 
+REPORT = "report.html"
+
 
 class RunFolder:
-    """A run's folder: ``run.yaml profile.json plan.json plugins.json trials.jsonl model/``.
+    """A run's folder: ``run.yaml profile.json plan.json plugins.json trials.jsonl model/ report.html``.
 
     Without ``out`` it is a temporary one, removed at the end.
     """
@@ -37,6 +39,11 @@ class RunFolder:
     def model(self) -> Path:
         """Where the model is saved."""
         return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        """Where the page about the run is written."""
+        return self.path / REPORT
 
     @contextlib.contextmanager
     def opened(self, settings: Settings, name: str) -> Iterator[Mapping[str, Any] | None]:

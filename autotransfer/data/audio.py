@@ -328,6 +328,20 @@ def resampled(samples: Array, rate: int, wanted: int) -> Array:
     return made
 
 
+def excerpt(clip: Clip, seconds: float = 6.0, rate: int = 16_000) -> bytes:
+    """Return the beginning of a clip as the bytes of a mono MP3, which every browser plays.
+
+    Raises:
+        DataError: the clip is damaged, or the libsndfile here writes no MP3 (its version is below 1.1).
+    """
+    wave = resampled(clip.read(0, int(seconds * clip.rate) + 1), clip.rate, rate)
+    if "MP3" not in soundfile.available_formats():
+        raise DataError(f"libsndfile {soundfile.__libsndfile_version__} writes no MP3; wanted 1.1 or later")
+    body = io.BytesIO()
+    soundfile.write(body, np.clip(wave, -1.0, 1.0), rate, format="MP3")
+    return body.getvalue()
+
+
 def content_hash(item: Any) -> str:
     """Return a hash that equal files, or equal samples at an equal rate, share.
 

@@ -291,6 +291,15 @@ def _window(size: tuple[int, int], rng: np.random.Generator) -> tuple[float, flo
     return left, top, left + w, top + h
 
 
+def thumbnail(image: Image.Image, side: int = 160) -> bytes:
+    """Return the bytes of a JPEG no larger than ``side`` pixels each way; what is smaller keeps its pixels."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    body = io.BytesIO()
+    small.save(body, "JPEG", quality=80)
+    return body.getvalue()
+
+
 def as_image(item: Any) -> Image.Image:
     """Return whatever a row may hold as an upright RGB or L image.
 

@@ -29,7 +29,7 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
     """
     lines = [f"data     {data_line(run.profile)}"]
     lines += [f"         {i.text}" for i in run.profile.issues]
-    lines += [_survey(run), _search(run), f"winner   {_winner(run)}", *_test(run), f"cost     {_cost(run)}"]
+    lines += [survey_line(run), search_line(run), f"winner   {winner_line(run)}", *_test(run), f"cost     {cost_line(run)}"]
     if saved is not None:
         lines.append(f"saved    {saved}   again: autotransfer predict {saved} NEW{plugin and f' --plugin {plugin}'}")
     board = rows_of(run)
@@ -39,7 +39,7 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
     left = [(r["backbone"], f"{r['status']}: {r['reason']}") for r in board if r["status"] in ("failed", "skipped")]
     if left:
         lines += ["", "not used", *(f"  {line}" for line in refused(left))]
-    notes = list(_notes(run))
+    notes = list(notes_of(run))
     if notes:
         lines += ["", "notes", *(f"  {n}" for n in notes)]
     return "\n".join(lines) + "\n"
@@ -84,7 +84,8 @@ def share(run: RunRecord) -> float | None:
     return run.cpu_seconds / run.unit_cpu_seconds if run.unit_cpu_seconds else None
 
 
-def _survey(run: RunRecord) -> str:
+def survey_line(run: RunRecord) -> str:
+    """Return how many backbones were surveyed, and the best."""
     done = [r for r in run.survey if r.status in ("done", "partial")]
     line = f"survey   {len(done)}/{len(run.survey)} backbones"
     best = max((r for r in done if r.score is not None), key=lambda r: r.score or 0.0, default=None)
@@ -93,7 +94,8 @@ def _survey(run: RunRecord) -> str:
     return line
 
 
-def _search(run: RunRecord) -> str:
+def search_line(run: RunRecord) -> str:
+    """Return how many trials there were, the best score on validation, and whether the search was stopped."""
     failed = sum(t.status == "failed" for t in run.trials)
     line = f"search   {len(run.trials)} trials" + (f", {failed} failed" if failed else "")
     won = winner_of(run)
@@ -103,7 +105,8 @@ def _search(run: RunRecord) -> str:
     return line + (f"   stopped early: {over[run.status]}" if run.status in over else "")
 
 
-def _winner(run: RunRecord) -> str:
+def winner_line(run: RunRecord) -> str:
+    """Return the winner's recipe, and why it was tried."""
     won = winner_of(run)
     if won is None:
         return run.winner
@@ -129,7 +132,8 @@ def _transferred(run: RunRecord) -> bool:
     return any(t.objective is not None and t.recipe.backbone not in plain for t in run.trials)
 
 
-def _cost(run: RunRecord) -> str:
+def cost_line(run: RunRecord) -> str:
+    """Return wall clock and CPU time, as a share of one full fine-tune where that is known."""
     line = f"{clock(run.seconds)} wall, {clock(run.cpu_seconds)} CPU"
     part = share(run)
     if part is not None:
@@ -141,7 +145,8 @@ def _cost(run: RunRecord) -> str:
     return line
 
 
-def _notes(run: RunRecord) -> Iterator[str]:
+def notes_of(run: RunRecord) -> Iterator[str]:
+    """Yield what the plan, the search and the winning trial noted."""
     yield from run.plan.notes
     yield from run.notes
     won = winner_of(run)

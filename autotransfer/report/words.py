@@ -12,6 +12,9 @@ from autotransfer.recipes import AUGMENT, AUGMENT_FROM
 from autotransfer.schema import Profile, Recipe
 from autotransfer.tasks.metrics import LOWER_IS_BETTER
 
+_FORMLESS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Controls but tab and line ends, halves of pairs (of file names in no encoding), and what Unicode keeps free."""
+
 
 def score(value: float | None) -> str:
     """Return a score in three digits: ``.908`` below one, else ``12.3``.
@@ -100,6 +103,15 @@ def data_line(profile: Profile) -> str:
     kinds = f", {len(profile.classes)} classes ({profile.imbalance:.1f} : 1)" if profile.classes else ""
     parts = f"{profile.train:,} train, {profile.validation:,} validation, {profile.test:,} test"
     return f"{profile.name}: {rows}{kinds}, {profile.task}, judged by {profile.metric}; {parts}"
+
+
+def plain_text(text: str) -> str:
+    r"""Return a text that can stand on a page: signs without a form, which HTML and XML forbid, are replaced.
+
+    >>> plain_text("a\x01b")
+    'a�b'
+    """
+    return _FORMLESS.sub("\ufffd", text)
 
 
 def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:

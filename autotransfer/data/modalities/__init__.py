@@ -17,6 +17,7 @@ unreadable rows, tables, folders, datasets and predictions work from this protoc
 - ``keep``: decoded rows that are kept for all trials of a process or, in the store, of all runs. None: nothing is.
 - predicting: ``one`` tells one item from many; ``many_of`` takes a list, in which each row may be at fault for itself.
 - the kit: ``samples`` and ``odd`` give made-up decoded items.
+- reports: ``shown`` makes a decoded item small enough to stand on a page.
 """
 
 from __future__ import annotations
@@ -62,6 +63,16 @@ class Look:
     """The same for equal rows."""
     measure: Any
     """For :meth:`Tally.add`."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows of a row: a text, or a small picture or sound."""
+
+    text: str = ""
+    media: str = ""
+    """Media type of ``body``, such as ``image/jpeg``; empty: there is but the text."""
+    body: bytes = b""
 
 
 class Tally(Protocol):
@@ -231,6 +242,10 @@ class Modality(Protocol):
 
     def odd(self) -> Mapping[str, Any]:
         """Return odd decoded items by name, which every backbone must stand."""
+        ...
+
+    def shown(self, decoded: Any) -> Shown:
+        """Return a decoded item as a page shows it, some kilobytes at most; a DataError where it cannot be read."""
         ...
 
 

@@ -12,9 +12,19 @@ import numpy as np
 
 from autotransfer.codec import Scalar
 from autotransfer.data import waves
-from autotransfer.data.audio import SUFFIXES, Clip, Measure, as_clip, content_hash, from_array, is_pair, measured
+from autotransfer.data.audio import (
+    SUFFIXES,
+    Clip,
+    Measure,
+    as_clip,
+    content_hash,
+    excerpt,
+    from_array,
+    is_pair,
+    measured,
+)
 from autotransfer.data.blocks import Blocks
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.modalities import TABLES, Look, Shown
 from autotransfer.errors import DataError
 from autotransfer.schema import DataIssue
 from autotransfer.spec import AudioInput
@@ -274,6 +284,11 @@ class AudioModality:
             "stereo": from_array(rng.normal(0, 0.1, (22_050, 2)), 44_100),
             "very long": from_array(rng.normal(0, 0.1, 8_000 * 300).astype(np.float32), 8_000),
         }
+
+    def shown(self, decoded: Any) -> Shown:
+        """Return the beginning of a clip as MP3, and how long the whole is as text."""
+        clip = as_clip(decoded)
+        return Shown(f"{clip.seconds:.2f} s, {clip.rate} Hz", "audio/mpeg", excerpt(clip))
 
 
 class Windows:

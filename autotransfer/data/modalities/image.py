@@ -20,12 +20,13 @@ from autotransfer.data.image import (
     from_array,
     look,
     normalised,
+    thumbnail,
     to_bytes,
     viewed,
     white_of,
     window,
 )
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.modalities import TABLES, Look, Shown
 from autotransfer.data.pixels import Pixels
 from autotransfer.errors import DataError
 from autotransfer.spec import ImageInput
@@ -234,6 +235,11 @@ class ImageModality:
             "a long strip": np.zeros((4, 900, 3), np.uint8),
         }
         return {name: np.asarray(from_array(pixels)) for name, pixels in given.items()}
+
+    def shown(self, decoded: Any) -> Shown:
+        """Return a small JPEG, and the size of the image as text."""
+        image = as_image(decoded)
+        return Shown(f"{image.width} x {image.height}", "image/jpeg", thumbnail(image))
 
 
 MODALITY = ImageModality()

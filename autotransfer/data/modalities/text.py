@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotransfer.codec import Scalar
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.modalities import TABLES, Look, Shown
 from autotransfer.data.text import SUFFIXES, Measure, as_text, content_hash
 from autotransfer.data.tokens import Tokens, padded, tokenised
 from autotransfer.errors import DataError
@@ -31,6 +31,8 @@ LANGUAGES = 5
 """The commonest languages are named."""
 SHORT = 3.0
 """Mean words of a column from which on it holds texts, and not names or categories."""
+EXCERPT = 600
+"""Characters of a text that a page shows."""
 WORDS = ("the", "film", "was", "seen", "by", "people", "who", "did", "not", "like", "it", "yet", "went", "again")
 """Of the kit's made-up texts."""
 DISTINCT = 0.5
@@ -255,6 +257,11 @@ class TextModality:
             "one long word": "a" * 5000,
             "very long": "word " * 20_000,
         }
+
+    def shown(self, decoded: Any) -> Shown:
+        """Return the beginning of a text."""
+        text = as_text(decoded)[0]
+        return Shown(text if len(text) <= EXCERPT else f"{text[:EXCERPT]} ... ({len(text):,} characters)")
 
 
 MODALITY = TextModality()
