@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from autotransfer import model_folder as folder
 from autotransfer import tasks
-from autotransfer.data.items import Items, as_items
+from autotransfer.data.items import Items, Part, as_items
 from autotransfer.data.modalities import open_tools
 from autotransfer.data.readers import read as read_source
 from autotransfer.errors import DataError, ModelError
@@ -25,6 +25,7 @@ from autotransfer.report.card import model_card
 from autotransfer.report.leaderboard import rows_of
 from autotransfer.report.page import write_page
 from autotransfer.report.text import render
+from autotransfer.runs import page_beside
 from autotransfer.schema import Evaluation, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.metrics import interval
@@ -240,7 +241,8 @@ class TransferModel:
         if path is not None:
             write_page(Path(path), self.run, self._held_out)
         own = (i.path for i in self._registry.plugins() if i.name == self.spec.namespace)
-        return render(self.run, saved=str(self.path) if self.path else None, plugin=next(own, ""))
+        saved, page = (str(self.path), page_beside(self.path)) if self.path else (None, "")
+        return render(self.run, saved=saved, plugin=next(own, ""), page=page)
 
     def finished(self, seconds: float, cpu_seconds: float) -> TransferModel:
         """Take the final cost of the run, and return the model."""
@@ -277,6 +279,25 @@ class TransferModel:
         if assets:
             self._assets = to / ASSETS  # what they were copied from may go
         return to
+
+    def export(self, path: str | Path, to: str = "onnx") -> Path:
+        """Write the network, from prepared inputs to outputs and answers, for other runtimes, and return its path.
+
+        It is checked against this model to 1e-4; ``PATH.json`` says what goes in, how it is prepared, what comes out.
+
+        Args:
+            path: of the file, ending with ``.onnx``; an older one is replaced.
+            to: the format: ``onnx``.
+
+        Raises:
+            ConfigError: format or suffix are unknown, or the extra ``autotransfer[export]`` is not installed.
+            ModelError: the model cannot be exported, with the reason; nothing is written.
+        """
+        from autotransfer import export
+
+        own = (self._network, self.task, self.spec, self.recipe, self._opened(), self._assets)
+        export.write(export.Subject(*own), Path(path), to)
+        return Path(path)
 
     def __repr__(self) -> str:
         return f"TransferModel({self.spec.id}, {self.recipe.strategy}, task={self.task.name})"
@@ -321,29 +342,12 @@ class TransferModel:
         if empty and on_error == "raise":
             raise DataError(f"{len(empty)} of {len(wanted)} rows have no label; a score needs all of them")
         chosen = [i for i in wanted if labels[i] is not None]
-        answers = self._answers(Items(_Part(data, chosen), self.spec.input, tools=self._opened()), on_error)
+        answers = self._answers(Items(Part(data, chosen), self.spec.input, tools=self._opened()), on_error)
         if not answers.rows:
             raise DataError(f"{data.name} has no row that has a label and can be read")
         left_out = {answers.names[i]: text for i, text in answers.failed.items()}
         left_out |= {data.row_name(i): "it has no label" for i in empty}
         return answers.outputs, self.task.encode([labels[chosen[i]] for i in answers.rows]), left_out
-
-
-class _Part:
-    """Some rows of a dataset."""
-
-    def __init__(self, dataset: Any, rows: Sequence[int]) -> None:
-        self.dataset = dataset
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def load(self, index: int) -> Any:
-        return self.dataset.load(self.rows[index])
-
-    def row_name(self, index: int) -> str:
-        return cast(str, self.dataset.row_name(self.rows[index]))
 
 
 def load(path: str | Path, plugins: Sequence[Any] = ()) -> TransferModel:

@@ -111,6 +111,13 @@ class RunFolder:
             shutil.rmtree(self.work, ignore_errors=True)
 
 
+def page_beside(model: Path) -> str:
+    """Return the path of the page about the run whose folder a model lies in; empty: it lies in none, or has none."""
+    folder = RunFolder(model.parent)
+    there = model == folder.model and (folder.path / "run.yaml").is_file() and folder.report.is_file()
+    return str(folder.report) if there else ""
+
+
 def grew(settings: Settings, finished: Mapping[str, Any]) -> bool:
     """Return whether a run that was finished should go on: it was cut short, or has a larger budget now."""
     if not finished.get("complete"):

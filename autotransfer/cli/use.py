@@ -1,4 +1,4 @@
-"""The verbs that use what a search left: predict, evaluate, leaderboard, report."""
+"""The verbs that use what a search left: predict, evaluate, export, leaderboard, report."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add these verbs."""
     verb(app, "predict")(predict)
     verb(app, "evaluate")(evaluate)
+    verb(app, "export")(export)
     verb(app, "leaderboard")(leaderboard)
     verb(app, "report")(report)
 
@@ -71,6 +72,30 @@ def evaluate(
     return Said(body, "\n".join(lines))
 
 
+def export(
+    model: Model,
+    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file to write; MODEL.onnx beside the model folder.")] = None,
+    plugins: Plugins = None,
+) -> Said:
+    """Write a model's network for other runtimes, checked against the model to 1e-4."""
+    from autotransfer.model import load
+    from autotransfer.model_folder import find
+
+    where = find(model)
+    path = load(model, plugins or ()).export(out or where.with_name(f"{where.name}.onnx"), to)
+    note = path.with_name(f"{path.name}.json")
+    told = _json(note)
+    checked, names = told["checked"], [f"{i['name']} {i['shape']}" for i in (*told["inputs"], *told["outputs"])]
+    lines = [
+        f"saved    {path}   how its inputs are prepared: {note}",
+        f"takes    {', '.join(names[: len(told['inputs'])])}",
+        f"gives    {', '.join(names[len(told['inputs']) :])}",
+        f"checked  {checked['rows']} rows by {checked['runtime']}: off by {checked['largest_difference']:.1e} at most",
+    ]
+    return Said({"path": path, "note": note, **told}, "\n".join(lines))
+
+
 def leaderboard(folder: Run) -> Said:
     """List every trial, best first, and every backbone that was not tried, with the reason."""
     from autotransfer.report.leaderboard import rows_of
@@ -85,13 +110,15 @@ def report(folder: Run) -> Said:
     from autotransfer.codec import to_json
     from autotransfer.model_folder import find, read_note
     from autotransfer.report.text import render
+    from autotransfer.runs import page_beside
 
     record = _record(folder)
     if record is None:
         raise ModelError(f"the run in {folder} is not over; go on with: autotransfer resume {folder}")
     model = find(folder)
     plugin = "FILE" if read_note(model).plugin.sha256 else ""  # where the file lies is not kept
-    return Said(to_json(record), render(record, saved=str(model), plugin=plugin))
+    page = page_beside(model)
+    return Said(to_json(record), render(record, saved=str(model), plugin=plugin, page=page))
 
 
 def _answers(model: TransferModel, source: str, *, alone: bool) -> list[dict[str, Any]]:

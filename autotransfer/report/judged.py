@@ -77,9 +77,7 @@ def per_class(there: Array, given: Array, names: tuple[str, ...]) -> list[PerCla
         ratios = (right / answered if answered else np.nan, right / rows if rows else np.nan)
         f1 = 2 * right / (rows + answered) if rows + answered else np.nan
         found.append(
-            PerClass(
-                name=name, rows=rows, answered=answered, right=right, precision=ratios[0], recall=ratios[1], f1=f1
-            )
+            PerClass(name=name, rows=rows, answered=answered, right=right, precision=ratios[0], recall=ratios[1], f1=f1)
         )
     return found
 

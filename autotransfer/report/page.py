@@ -114,7 +114,7 @@ def _curves(run: RunRecord) -> dict[str, Any]:
     """Return the curves of the best trials that have any, the winner first."""
     from markupsafe import Markup
 
-    measured = [t for t in run.trials if t.curve and t.objective is not None]
+    measured = [t for t in run.trials if len(t.curve) > 1 and t.objective is not None]
     best = sorted(measured, key=lambda t: (t.id != run.winner, -(t.objective or 0.0)))[: charts.COLOURS]
 
     def lines(value: str) -> list[charts.Line]:

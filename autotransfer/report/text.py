@@ -18,7 +18,7 @@ _UNTRIED = (
 )
 
 
-def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str = "") -> str:
+def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str = "", page: str = "") -> str:
     """Return the report.
 
     Args:
@@ -26,10 +26,19 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
         saved: the model's folder, where it was saved.
         top: rows of the leaderboard.
         plugin: the file that the model's backbone came from, where it was a single one.
+        page: the file with the page about the run, where there is one.
     """
     lines = [f"data     {data_line(run.profile)}"]
     lines += [f"         {i.text}" for i in run.profile.issues]
-    lines += [survey_line(run), search_line(run), f"winner   {winner_line(run)}", *_test(run), f"cost     {cost_line(run)}"]
+    lines += [
+        survey_line(run),
+        search_line(run),
+        f"winner   {winner_line(run)}",
+        *_test(run),
+        f"cost     {cost_line(run)}",
+    ]
+    if page:
+        lines.append(f"report   {page}")
     if saved is not None:
         lines.append(f"saved    {saved}   again: autotransfer predict {saved} NEW{plugin and f' --plugin {plugin}'}")
     board = rows_of(run)

@@ -17,7 +17,8 @@ unreadable rows, tables, folders, datasets and predictions work from this protoc
 - ``keep``: decoded rows that are kept for all trials of a process or, in the store, of all runs. None: nothing is.
 - predicting: ``one`` tells one item from many; ``many_of`` takes a list, in which each row may be at fault for itself.
 - the kit: ``samples`` and ``odd`` give made-up decoded items.
-- reports: ``shown`` makes a decoded item small enough to stand on a page.
+- beyond: ``shown`` makes a decoded item small enough to stand on a page; ``steps`` tells in words what ``stack`` does,
+  and ``ragged`` whether its batches differ in length, for who uses an exported model.
 """
 
 from __future__ import annotations
@@ -132,6 +133,9 @@ class Modality(Protocol):
     by_name: bool
     """Its files and columns are known by the names of files; what is not (texts) counts only where nothing else is."""
 
+    ragged: bool
+    """A batch of inputs is as long as its longest row; else all batches have the same shape."""
+
     augmentations: tuple[str, ...]
     """What ``stack`` knows to do to training rows beside ``none``; ``views`` among them where there are fixed ones."""
     views: tuple[str, ...]
@@ -242,6 +246,10 @@ class Modality(Protocol):
 
     def odd(self) -> Mapping[str, Any]:
         """Return odd decoded items by name, which every backbone must stand."""
+        ...
+
+    def steps(self, spec: Any) -> Sequence[str]:
+        """Return in words, step by step, how ``stack`` makes an item into an input: for users of an exported model."""
         ...
 
     def shown(self, decoded: Any) -> Shown:

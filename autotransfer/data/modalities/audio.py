@@ -13,6 +13,7 @@ import numpy as np
 from autotransfer.codec import Scalar
 from autotransfer.data import waves
 from autotransfer.data.audio import (
+    PIECES,
     SUFFIXES,
     Clip,
     Measure,
@@ -131,6 +132,7 @@ class AudioModality:
     )
     feature = "Audio"
     by_name = True
+    ragged = False
     augmentations: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
 
@@ -284,6 +286,17 @@ class AudioModality:
             "stereo": from_array(rng.normal(0, 0.1, (22_050, 2)), 44_100),
             "very long": from_array(rng.normal(0, 0.1, 8_000 * 300).astype(np.float32), 8_000),
         }
+
+    def steps(self, spec: AudioInput) -> list[str]:
+        """Return the steps from a clip to its input."""
+        count = waves.samples_of(spec)
+        told = [
+            "average the channels; samples lie between -1 and 1",
+            f"resample to {spec.sample_rate} Hz (scipy.signal.resample_poly)",
+            f"follow a clip of fewer than {count} samples by zeros; of a longer one take up to {PIECES} equal pieces "
+            "from its beginning to its end",
+        ]
+        return [*told, *(["attention_mask is 1 on the clip's samples, 0 on what follows"] if spec.mask else [])]
 
     def shown(self, decoded: Any) -> Shown:
         """Return the beginning of a clip as MP3, and how long the whole is as text."""

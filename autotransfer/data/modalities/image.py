@@ -108,6 +108,7 @@ class ImageModality:
     names = ("image", "image_path", "img", "picture", "pixels", "path", "file", "filename", "file_name")
     feature = "Image"
     by_name = True
+    ragged = False
     augmentations = ("light", "views")
     views = VIEWS
 
@@ -235,6 +236,16 @@ class ImageModality:
             "a long strip": np.zeros((4, 900, 3), np.uint8),
         }
         return {name: np.asarray(from_array(pixels)) for name, pixels in given.items()}
+
+    def steps(self, spec: ImageInput) -> list[str]:
+        """Return the steps from an image to its input."""
+        return [
+            "turn the image upright (EXIF), put transparency over white, convert it to "
+            + ("grey" if spec.channels == 1 else "RGB"),
+            f"cut the middle square whose side is {spec.crop:g} of the shorter side, and resize it to {spec.size} x "
+            f"{spec.size} pixels in one {spec.interpolation} resampling of that box (Pillow's Image.resize with box=)",
+            "divide by 255, subtract mean and divide by std of each channel: float32 [channels, height, width]",
+        ]
 
     def shown(self, decoded: Any) -> Shown:
         """Return a small JPEG, and the size of the image as text."""

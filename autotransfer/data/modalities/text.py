@@ -115,6 +115,7 @@ class TextModality:
     )
     feature = ""
     by_name = False
+    ragged = True
     augmentations = ()
     views = ()
 
@@ -257,6 +258,15 @@ class TextModality:
             "one long word": "a" * 5000,
             "very long": "word " * 20_000,
         }
+
+    def steps(self, spec: TextInput) -> list[str]:
+        """Return the steps from a text to its input."""
+        return [
+            f"make token ids with the backbone's tokenizer, whose files are the assets, cut to {spec.max_length} "
+            "tokens with the special ones",
+            "pad on the right to the longest text of the batch with the tokenizer's padding id: int64 [batch, length]",
+            "attention_mask is 1 where there is a token and 0 where it is padded; an empty text has one 1",
+        ]
 
     def shown(self, decoded: Any) -> Shown:
         """Return the beginning of a text."""
