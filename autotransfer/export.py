@@ -210,7 +210,7 @@ def _told(subject: Subject, path: Path, session: Any, off: float, rows: int) -> 
         "classes": list(getattr(task, "labels", ())),
         "inputs": [{"name": i.name, "type": i.type, "shape": i.shape} for i in session.get_inputs()],
         "outputs": [{"name": o.name, "type": o.type, "shape": o.shape} for o in session.get_outputs()],
-        "preprocessing": {"modality": kind.name, **to_json(spec.input), "steps": list(kind.steps(spec.input))},
+        "preprocessing": {**to_json(spec.input), "steps": list(kind.steps(spec.input, subject.tools))},
         "assets": {name: sha256(file) for name, file in assets_of(spec, subject.assets).items()},
         "arithmetic": "float32",
         "checked": {

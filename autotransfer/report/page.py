@@ -23,7 +23,7 @@ from autotransfer.schema import RunRecord, TrialRecord
 TRIALS = 50
 """Rows of the leaderboard that are shown."""
 CLASSES = 24
-"""Classes up to which the whole confusion matrix is shown."""
+"""Classes up to which the confusion matrix is shown, and lists of them are open."""
 MOST_CLASSES = 200
 """Classes or labels that are listed one by one."""
 CONFUSED = 12
@@ -64,6 +64,7 @@ def page(run: RunRecord, held: HeldOut | None = None) -> str:
         notes=list(notes_of(run)),
         named=NAMED,
         counts=_counts(run),
+        few=CLASSES,
         most=MOST_CLASSES,
         **_board(run),
         **_curves(run),

@@ -248,7 +248,7 @@ class Modality(Protocol):
         """Return odd decoded items by name, which every backbone must stand."""
         ...
 
-    def steps(self, spec: Any) -> Sequence[str]:
+    def steps(self, spec: Any, tools: Any) -> Sequence[str]:
         """Return in words, step by step, how ``stack`` makes an item into an input: for users of an exported model."""
         ...
 

@@ -287,7 +287,7 @@ class AudioModality:
             "very long": from_array(rng.normal(0, 0.1, 8_000 * 300).astype(np.float32), 8_000),
         }
 
-    def steps(self, spec: AudioInput) -> list[str]:
+    def steps(self, spec: AudioInput, tools: Any) -> list[str]:
         """Return the steps from a clip to its input."""
         count = waves.samples_of(spec)
         told = [

@@ -237,7 +237,7 @@ class ImageModality:
         }
         return {name: np.asarray(from_array(pixels)) for name, pixels in given.items()}
 
-    def steps(self, spec: ImageInput) -> list[str]:
+    def steps(self, spec: ImageInput, tools: Any) -> list[str]:
         """Return the steps from an image to its input."""
         return [
             "turn the image upright (EXIF), put transparency over white, convert it to "

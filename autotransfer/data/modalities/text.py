@@ -259,12 +259,14 @@ class TextModality:
             "very long": "word " * 20_000,
         }
 
-    def steps(self, spec: TextInput) -> list[str]:
+    def steps(self, spec: TextInput, tools: Tokenizer | None) -> list[str]:
         """Return the steps from a text to its input."""
+        if tools is None:
+            return ["give the texts as they are"]
         return [
             f"make token ids with the backbone's tokenizer, whose files are the assets, cut to {spec.max_length} "
             "tokens with the special ones",
-            "pad on the right to the longest text of the batch with the tokenizer's padding id: int64 [batch, length]",
+            f"pad on the right to the longest text of the batch with the id {tools.pad}: int64 [batch, length]",
             "attention_mask is 1 where there is a token and 0 where it is padded; an empty text has one 1",
         ]
 
