@@ -250,5 +250,5 @@ def _reasons(title: str) -> Iterator[None]:
         first: BaseException = error
         while (cause := first.__cause__ or first.__context__) is not None:
             first = cause
-        text = next((line.strip() for line in str(first).splitlines() if line.strip()), "no reason was given")
-        raise ModelError(f"{title}: {type(first).__name__}: {text[:400]}; nothing was written") from error
+        text = " ".join(str(first).split())[:400] or "no reason was given"
+        raise ModelError(f"{title}: {type(first).__name__}: {text}; nothing was written") from error
