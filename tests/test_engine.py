@@ -62,6 +62,7 @@ def test_a_run_leaves_what_design_promises(finished: TransferModel) -> None:
         "plugins.json",
         "trials.jsonl",
         "model",
+        "report.html",
     }
     assert not (run / ".work").exists()
     assert not list(run.rglob("*.pkl"))

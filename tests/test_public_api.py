@@ -74,8 +74,9 @@ def test_the_other_functions_have_these_signatures(name, wanted):
         ("predict_proba", "self x"),
         ("score", "self held_out target=None"),
         ("leaderboard", "self"),
-        ("report", "self"),
+        ("report", "self path=None"),
         ("save", "self path"),
+        ("export", "self path to='onnx'"),
     ],
 )
 def test_a_model_has_these_methods(name, wanted):
