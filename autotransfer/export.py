@@ -77,13 +77,16 @@ class _Whole(nn.Module):
         return outputs, *self.task.answers(outputs).values()
 
 
-def write(subject: Subject, path: Path, to: str = "onnx") -> dict[str, Any]:
-    """Write a model's network, and return what the JSON beside it says; both are written, or neither.
+def write(subject: Subject, path: Path, to: str = "onnx") -> Path:
+    """Write a model's network, and beside it what goes in and comes out; both are written, or neither.
 
     Args:
         subject: the model.
         path: of the file, with the suffix ``.onnx``; an older one is replaced.
         to: the format.
+
+    Returns:
+        The path of the file; :func:`note_of` gives that of the JSON beside it.
 
     Raises:
         ConfigError: the format or the suffix is unknown, or the packages of the extra ``export`` are not installed.
@@ -94,13 +97,18 @@ def write(subject: Subject, path: Path, to: str = "onnx") -> dict[str, Any]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         told = _exported(subject, temporary / path.name)
-        note = path.with_name(f"{path.name}.json")
+        note = note_of(path)
         (temporary / note.name).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary / note.name, note)
         os.replace(temporary / path.name, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return told
+    return path
+
+
+def note_of(path: Path) -> Path:
+    """Return the path of the JSON beside an exported file."""
+    return path.with_name(f"{path.name}.json")
 
 
 def _check(spec: BackboneSpec, path: Path, to: str) -> None:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from autotransfer import model_folder as folder
 from autotransfer import tasks
-from autotransfer.data.items import Items, Part, as_items
+from autotransfer.data.items import Items, as_items
 from autotransfer.data.modalities import open_tools
 from autotransfer.data.readers import read as read_source
 from autotransfer.errors import DataError, ModelError
@@ -23,9 +23,8 @@ from autotransfer.protocols import FittedState, Task
 from autotransfer.registry import Registry
 from autotransfer.report.card import model_card
 from autotransfer.report.leaderboard import rows_of
-from autotransfer.report.page import write_page
+from autotransfer.report.page import report_beside
 from autotransfer.report.text import render
-from autotransfer.runs import page_beside
 from autotransfer.schema import Evaluation, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.metrics import interval
@@ -36,8 +35,6 @@ from autotransfer.train.ragged import trimmed
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from autotransfer.report.held_out import HeldOut
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,6 @@ class TransferModel:
         registry: Registry,
         fitted: FittedState | None = None,
         assets: Path | None = None,
-        held_out: HeldOut | None = None,
     ) -> None:
         """Take a trained network over; its adapters are merged into plain weights.
 
@@ -91,7 +87,6 @@ class TransferModel:
             registry: the plugins of the run.
             fitted: state of a fitted backbone.
             assets: folder of the files that the card names as assets.
-            held_out: what the page about the run tells of the held-out rows; it is not saved with the model.
 
         Raises:
             ModelError: a fitted backbone comes without its state.
@@ -103,7 +98,6 @@ class TransferModel:
         self._registry = registry
         self._fitted = fitted
         self._assets = assets
-        self._held_out = held_out
         self._tools: Any = None
         self.task = task
         self.spec = spec
@@ -228,21 +222,11 @@ class TransferModel:
 
         return pd.DataFrame(rows_of(self.run))
 
-    def report(self, path: str | Path | None = None) -> str:
-        """Return a plain account of the data, what was tried, what won and what it cost.
-
-        Args:
-            path: where to write a page about it too, with charts; of a run that was just made, with its best known
-                errors on the held-out rows (these are not saved with a model). None: nothing is written.
-
-        Raises:
-            ModelError: the page cannot be written there.
-        """
-        if path is not None:
-            write_page(Path(path), self.run, self._held_out)
+    def report(self) -> str:
+        """Return a plain account of the data, what was tried, what won and what it cost."""
         own = (i.path for i in self._registry.plugins() if i.name == self.spec.namespace)
-        saved, page = (str(self.path), page_beside(self.path)) if self.path else (None, "")
-        return render(self.run, saved=saved, plugin=next(own, ""), page=page)
+        saved = str(self.path) if self.path else None
+        return render(self.run, saved=saved, plugin=next(own, ""), page=report_beside(self.path))
 
     def finished(self, seconds: float, cpu_seconds: float) -> TransferModel:
         """Take the final cost of the run, and return the model."""
@@ -287,17 +271,16 @@ class TransferModel:
 
         Args:
             path: of the file, ending with ``.onnx``; an older one is replaced.
-            to: the format: ``onnx``.
+            to: the format.
 
         Raises:
-            ConfigError: format or suffix are unknown, or the extra ``autotransfer[export]`` is not installed.
+            ConfigError: format or suffix are unknown, or ``autotransfer[export]`` is not installed.
             ModelError: the model cannot be exported, with the reason; nothing is written.
         """
         from autotransfer import export
 
         own = (self._network, self.task, self.spec, self.recipe, self._opened(), self._assets)
-        export.write(export.Subject(*own), Path(path), to)
-        return Path(path)
+        return export.write(export.Subject(*own), Path(path), to)
 
     def __repr__(self) -> str:
         return f"TransferModel({self.spec.id}, {self.recipe.strategy}, task={self.task.name})"
@@ -342,12 +325,29 @@ class TransferModel:
         if empty and on_error == "raise":
             raise DataError(f"{len(empty)} of {len(wanted)} rows have no label; a score needs all of them")
         chosen = [i for i in wanted if labels[i] is not None]
-        answers = self._answers(Items(Part(data, chosen), self.spec.input, tools=self._opened()), on_error)
+        answers = self._answers(Items(_Part(data, chosen), self.spec.input, tools=self._opened()), on_error)
         if not answers.rows:
             raise DataError(f"{data.name} has no row that has a label and can be read")
         left_out = {answers.names[i]: text for i, text in answers.failed.items()}
         left_out |= {data.row_name(i): "it has no label" for i in empty}
         return answers.outputs, self.task.encode([labels[chosen[i]] for i in answers.rows]), left_out
+
+
+class _Part:
+    """Some rows of a dataset."""
+
+    def __init__(self, dataset: Any, rows: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, index: int) -> Any:
+        return self.dataset.load(self.rows[index])
+
+    def row_name(self, index: int) -> str:
+        return cast(str, self.dataset.row_name(self.rows[index]))
 
 
 def load(path: str | Path, plugins: Sequence[Any] = ()) -> TransferModel:

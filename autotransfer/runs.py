@@ -16,8 +16,6 @@ from autotransfer.codec import to_json
 from autotransfer.config import Settings, to_yaml
 from autotransfer.errors import ConfigError
 
-REPORT = "report.html"
-
 
 class RunFolder:
     """A run's folder: ``run.yaml profile.json plan.json plugins.json trials.jsonl model/ report.html``.
@@ -39,11 +37,6 @@ class RunFolder:
     def model(self) -> Path:
         """Where the model is saved."""
         return self.path / "model"
-
-    @property
-    def report(self) -> Path:
-        """Where the page about the run is written."""
-        return self.path / REPORT
 
     @contextlib.contextmanager
     def opened(self, settings: Settings, name: str) -> Iterator[Mapping[str, Any] | None]:
@@ -109,13 +102,6 @@ class RunFolder:
         self.write("run.yaml", to_yaml(settings, identity=name, finished=finished))
         if complete:
             shutil.rmtree(self.work, ignore_errors=True)
-
-
-def page_beside(model: Path) -> str:
-    """Return the path of the page about the run whose folder a model lies in; empty: it lies in none, or has none."""
-    folder = RunFolder(model.parent)
-    there = model == folder.model and (folder.path / "run.yaml").is_file() and folder.report.is_file()
-    return str(folder.report) if there else ""
 
 
 def grew(settings: Settings, finished: Mapping[str, Any]) -> bool:

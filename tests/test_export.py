@@ -18,13 +18,14 @@ from autotransfer.cli import main
 from autotransfer.data.modalities import modality
 from autotransfer.data.rows import stack
 from autotransfer.errors import ConfigError, ModelError
-from autotransfer.export import Subject, write
+from autotransfer.export import Subject, note_of, write
 from autotransfer.model import load
-from autotransfer.protocols import Task
+from autotransfer.protocols import NeighbourState, Task
 from autotransfer.schema import Recipe
 from autotransfer.spec import AudioInput, BackboneSpec, ImageInput, Input, TextInput
 from autotransfer.tasks import make_task
 from autotransfer.train.depths import DepthNetwork
+from autotransfer.train.neighbours import with_state
 from autotransfer.train.network import TransferNetwork, call
 
 needs = pytest.mark.skipif(
@@ -93,6 +94,10 @@ def subject(
     return Subject(network, task, spec, Recipe(backbone=spec.id, strategy="core/probe"), tools, None)
 
 
+def told_of(path: Path) -> Any:
+    return json.loads(note_of(path).read_text(encoding="utf-8"))
+
+
 def run(path: Path, inputs: Any) -> list[Any]:
     import onnxruntime
 
@@ -103,9 +108,8 @@ def run(path: Path, inputs: Any) -> list[Any]:
 @needs
 def test_an_image_network_answers_for_any_number_of_images(tmp_path: Path) -> None:
     own = subject(Image(), ImageInput(size=16, crop=1.0), CLASSES, "map")
-    told = write(own, tmp_path / "net.onnx")
+    told = told_of(write(own, tmp_path / "net.onnx"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "net.onnx.json"]
-    assert json.loads((tmp_path / "net.onnx.json").read_text()) == json.loads(json.dumps(told))
     assert told["inputs"] == [{"name": "inputs", "type": "tensor(float)", "shape": ["batch", 3, 16, 16]}]
     assert [o["name"] for o in told["outputs"]] == ["outputs", "probabilities"]
     assert told["classes"] == ["a", "b", "c"]
@@ -123,7 +127,7 @@ def test_an_image_network_answers_for_any_number_of_images(tmp_path: Path) -> No
 @needs
 def test_a_text_network_takes_ids_and_mask_of_any_length(tmp_path: Path) -> None:
     own = subject(Reader(), TextInput(tokenizer="tiny:words"), LABELS, "tokens", Words())
-    told = write(own, tmp_path / "net.onnx")
+    told = told_of(write(own, tmp_path / "net.onnx"))
     assert [(i["name"], i["shape"]) for i in told["inputs"]] == [
         ("input_ids", ["batch", "length"]),
         ("attention_mask", ["batch", "length"]),
@@ -141,7 +145,7 @@ def test_a_text_network_takes_ids_and_mask_of_any_length(tmp_path: Path) -> None
 @needs
 def test_an_audio_network_hears_silence_as_before_and_numbers_come_in_their_unit(tmp_path: Path) -> None:
     own = subject(Listener(), AudioInput(sample_rate=1000, window=1.0), NUMBERS, "vector")
-    told = write(own, tmp_path / "net.onnx")
+    told = told_of(write(own, tmp_path / "net.onnx"))
     assert [(i["name"], i["shape"]) for i in told["inputs"]] == [
         ("waveform", ["batch", 1000]),
         ("attention_mask", ["batch", 1000]),
@@ -159,6 +163,21 @@ def test_an_audio_network_hears_silence_as_before_and_numbers_come_in_their_unit
 @needs
 def test_a_head_on_all_depths_is_exported_with_its_depths(tmp_path: Path) -> None:
     own = subject(Image(), ImageInput(size=16, crop=1.0), CLASSES, "map", depths={"first": 6})
+    write(own, tmp_path / "net.onnx")
+    x = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        np.testing.assert_allclose(run(tmp_path / "net.onnx", {"inputs": x})[0], own.network(x).numpy(), atol=1e-4)
+
+
+@needs
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_a_head_that_remembers_rows_is_exported_with_them(link: str, tmp_path: Path) -> None:
+    own = subject(Image(), ImageInput(size=16, crop=1.0), CLASSES, "map")
+    keys, values = torch.randn(30, 8), torch.nn.functional.one_hot(torch.arange(30) % 3).float()
+    state = NeighbourState(
+        keys=keys, values=values, mean=keys.mean(0), scale=1 / keys.std(0), neighbours=4, temperature=0.1, link=link
+    )
+    own.network.head = with_state(own.network.head, state)
     write(own, tmp_path / "net.onnx")
     x = torch.randn(4, 3, 16, 16)
     with torch.no_grad():

@@ -74,7 +74,7 @@ def test_the_other_functions_have_these_signatures(name, wanted):
         ("predict_proba", "self x"),
         ("score", "self held_out target=None"),
         ("leaderboard", "self"),
-        ("report", "self path=None"),
+        ("report", "self"),
         ("save", "self path"),
         ("export", "self path to='onnx'"),
     ],

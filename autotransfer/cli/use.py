@@ -79,18 +79,20 @@ def export(
     plugins: Plugins = None,
 ) -> Said:
     """Write a model's network for other runtimes, checked against the model to 1e-4."""
+    from autotransfer.export import note_of
     from autotransfer.model import load
     from autotransfer.model_folder import find
 
     where = find(model)
     path = load(model, plugins or ()).export(out or where.with_name(f"{where.name}.onnx"), to)
-    note = path.with_name(f"{path.name}.json")
+    note = note_of(path)
     told = _json(note)
-    checked, names = told["checked"], [f"{i['name']} {i['shape']}" for i in (*told["inputs"], *told["outputs"])]
+    checked = told["checked"]
+    takes, gives = (", ".join(f"{i['name']} {i['shape']}" for i in told[n]) for n in ("inputs", "outputs"))
     lines = [
         f"saved    {path}   how its inputs are prepared: {note}",
-        f"takes    {', '.join(names[: len(told['inputs'])])}",
-        f"gives    {', '.join(names[len(told['inputs']) :])}",
+        f"takes    {takes}",
+        f"gives    {gives}",
         f"checked  {checked['rows']} rows by {checked['runtime']}: off by {checked['largest_difference']:.1e} at most",
     ]
     return Said({"path": path, "note": note, **told}, "\n".join(lines))
@@ -109,16 +111,16 @@ def report(folder: Run) -> Said:
     """Give the account of a finished run: data, what was tried, what won, how good it is, what it cost."""
     from autotransfer.codec import to_json
     from autotransfer.model_folder import find, read_note
+    from autotransfer.report.page import report_beside
     from autotransfer.report.text import render
-    from autotransfer.runs import page_beside
 
     record = _record(folder)
     if record is None:
         raise ModelError(f"the run in {folder} is not over; go on with: autotransfer resume {folder}")
     model = find(folder)
     plugin = "FILE" if read_note(model).plugin.sha256 else ""  # where the file lies is not kept
-    page = page_beside(model)
-    return Said(to_json(record), render(record, saved=str(model), plugin=plugin, page=page))
+    page = report_beside(model)
+    return Said({**to_json(record), "report": page}, render(record, saved=str(model), plugin=plugin, page=page))
 
 
 def _answers(model: TransferModel, source: str, *, alone: bool) -> list[dict[str, Any]]:

@@ -319,6 +319,18 @@ def heard(clip: Clip, rate: int, count: int) -> Array:
     return np.concatenate(parts)[:count]
 
 
+def beginning(clip: Clip, seconds: float, rate: int) -> Array:
+    """Return the first seconds of a clip, all of a shorter one, as ``float32`` samples at ``rate``."""
+    return resampled(clip.read(0, round(seconds * clip.rate)), clip.rate, rate)
+
+
+def wav_bytes(samples: Array, rate: int) -> bytes:
+    """Return mono samples as a WAV file of 16 bits; what lies beyond full scale is cut."""
+    body = io.BytesIO()
+    soundfile.write(body, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
+    return body.getvalue()
+
+
 def resampled(samples: Array, rate: int, wanted: int) -> Array:
     """Return ``float32`` samples at another rate, by polyphase filtering (``scipy.signal.resample_poly``)."""
     if rate == wanted or not len(samples):
@@ -326,20 +338,6 @@ def resampled(samples: Array, rate: int, wanted: int) -> Array:
     ratio = Fraction(wanted, rate).limit_denominator(FINEST)
     made: Array = resample_poly(samples, max(1, ratio.numerator), ratio.denominator).astype(np.float32)
     return made
-
-
-def excerpt(clip: Clip, seconds: float = 6.0, rate: int = 16_000) -> bytes:
-    """Return the beginning of a clip as the bytes of a mono MP3, which every browser plays.
-
-    Raises:
-        DataError: the clip is damaged, or the libsndfile here writes no MP3 (its version is below 1.1).
-    """
-    wave = resampled(clip.read(0, int(seconds * clip.rate) + 1), clip.rate, rate)
-    if "MP3" not in soundfile.available_formats():
-        raise DataError(f"libsndfile {soundfile.__libsndfile_version__} writes no MP3; wanted 1.1 or later")
-    body = io.BytesIO()
-    soundfile.write(body, np.clip(wave, -1.0, 1.0), rate, format="MP3")
-    return body.getvalue()
 
 
 def content_hash(item: Any) -> str:

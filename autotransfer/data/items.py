@@ -86,23 +86,3 @@ def as_items(
         return Items(ItemDataset("items", kind.many_of(x), {}, modality=modality), spec, tools=tools)
     found = read(x, registry, modality=modality, labelled=False, columns=tuple(columns))
     return Items(found, spec, tools=tools)
-
-
-class Part:
-    """Some rows of a dataset."""
-
-    def __init__(self, dataset: Any, rows: Sequence[int]) -> None:
-        self.dataset = dataset
-        self.rows = rows
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.rows)
-
-    def load(self, index: int) -> Any:
-        """Return the decoded row."""
-        return self.dataset.load(self.rows[index])
-
-    def row_name(self, index: int) -> str:
-        """Return how a user knows the row."""
-        return str(self.dataset.row_name(self.rows[index]))

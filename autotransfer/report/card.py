@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from autotransfer.report.text import conclusion, evaluation, share
+from autotransfer.report.text import conclusion, evaluation, share, winner_of
 from autotransfer.report.words import clock, data_line, frozen
-from autotransfer.schema import Recipe, RunRecord
+from autotransfer.schema import BALANCES, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
 
 
@@ -32,6 +32,7 @@ def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
             f"- backbone: `{spec.id}`{f', {spec.summary}' if spec.summary else ''}",
             f"- pretrained on: {spec.pretrained_on or 'not said by its card'}",
             f"- licence of the pretrained weights: {spec.licence}",
+            *_evened(run, recipe),
             "",
             "| strategy | " + recipe.strategy + " |",
             "|---|---|",
@@ -49,6 +50,16 @@ def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
             "",
         ]
     )
+
+
+def _evened(run: RunRecord, recipe: Recipe) -> list[str]:
+    """Return what to know of the probabilities of a model in which classes count alike."""
+    lines, won = [], winner_of(run)
+    if how := BALANCES[recipe.training.balance]:
+        lines.append(f"- classes: {how}, so that its probabilities are those of equally frequent classes")
+    if won is not None and any(won.shift):
+        lines.append("- thresholds: its logits are shifted as the validation rows say, and its probabilities with them")
+    return lines
 
 
 def _answers(run: RunRecord) -> str:

@@ -1,185 +1,145 @@
-"""Small charts as SVG, for a page that loads nothing: colours come from the page's style sheet, dark or light.
-
-A plotting library would draw them too, at a second of import, some 30 MB and colours that cannot follow the page.
-The tree is made with ElementTree, which escapes every text.
-"""
+"""Charts as SVG: small, without a script, every text in them escaped."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from xml.etree import ElementTree as Tree
 
-from autotransfer.report.words import plain_text
+from markupsafe import Markup
 
-if TYPE_CHECKING:
-    from autotransfer.report.judged import Array, Calibration
+from autotransfer.report.judged import Array, Calibration
 
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 44
-"""Margins of the plot, in the chart's own units."""
-POINTS = 1000
-"""A scatter shows at most so many rows, evenly taken."""
-COLOURS = 6
-"""Lines that the style sheet has colours for: ``c0`` ... ``c5``."""
+COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2")
+"""Of lines, in their order."""
+_WIDTH, _HEIGHT = 480, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 42
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line of a chart."""
+    """One curve."""
 
     name: str
     points: Sequence[tuple[float, float]]
-    strong: bool = False
 
 
-class Plot:
-    """Axes, and what is drawn between them.
+@dataclass(frozen=True)
+class Axes:
+    """The plane of a chart: ranges of values, and what they are."""
 
-    Args:
-        title: what a reader who sees no chart is told.
-        x: ends of the x axis.
-        y: ends of the y axis.
-        across: name of the x axis.
-        upward: name of the y axis.
-    """
+    x: tuple[float, float]
+    y: tuple[float, float]
+    x_name: str
+    y_name: str
 
-    def __init__(
-        self, title: str, x: tuple[float, float], y: tuple[float, float], across: str = "", upward: str = ""
-    ) -> None:
-        self.x, self.y = x, y
-        box = f"0 0 {WIDTH} {HEIGHT}"
-        self.root = Tree.Element("svg", {"viewBox": box, "role": "img", "class": "chart"})
-        _text(Tree.SubElement(self.root, "title"), title)
-        for value in ticks(*y):
-            self.line((x[0], value), (x[1], value), "grid")
-            self.label(LEFT - 6, self.down(value) + 4, shown(value), "end")
-        for value in ticks(*x):
-            self.label(self.right(value), HEIGHT - BOTTOM + 18, shown(value), "middle")
-        self.line((x[0], y[0]), (x[1], y[0]), "axis")
-        self.label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, across, "middle", "name")
-        turned = f"rotate(-90 14 {HEIGHT / 2 - 10:g})"
-        self.label(14, HEIGHT / 2 - 10, upward, "middle", "name", turned)
-
-    def right(self, value: float) -> float:
-        """Return where a value lies across."""
-        return LEFT + (value - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - LEFT - RIGHT)
+    def across(self, value: float) -> float:
+        """Return where a value lies from left to right."""
+        low, high = self.x
+        return round(_LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT), 1)
 
     def down(self, value: float) -> float:
-        """Return where a value lies from the top."""
-        return TOP + (self.y[1] - value) / (self.y[1] - self.y[0]) * (HEIGHT - TOP - BOTTOM)
-
-    def label(self, x: float, y: float, text: str, anchor: str, kind: str = "tick", turned: str = "") -> None:
-        """Write a text at a place of the chart."""
-        given = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "class": kind}
-        _text(Tree.SubElement(self.root, "text", given | ({"transform": turned} if turned else {})), text)
-
-    def line(self, begin: tuple[float, float], end: tuple[float, float], kind: str) -> None:
-        """Draw a straight line between two places of the plot."""
-        places = {"x1": self.right(begin[0]), "y1": self.down(begin[1]), "x2": self.right(end[0])}
-        places["y2"] = self.down(end[1])
-        Tree.SubElement(self.root, "line", {n: f"{v:.1f}" for n, v in places.items()} | {"class": kind})
-
-    def path(self, points: Sequence[tuple[float, float]], kind: str) -> None:
-        """Draw a line through places of the plot; of a single one, a point."""
-        places = " ".join(f"{self.right(a):.1f},{self.down(b):.1f}" for a, b in points)
-        if len(points) > 1:
-            Tree.SubElement(self.root, "polyline", {"points": places, "class": f"line {kind}"})
-        for a, b in points if len(points) <= 12 else ():
-            self.point(a, b, f"mark {kind}", 2.5)
-
-    def point(self, a: float, b: float, kind: str, radius: float) -> None:
-        """Draw a point."""
-        place = {"cx": f"{self.right(a):.1f}", "cy": f"{self.down(b):.1f}", "r": f"{radius:g}", "class": kind}
-        Tree.SubElement(self.root, "circle", place)
-
-    def bar(self, low: float, high: float, top: float, told: str) -> None:
-        """Draw a bar from the x axis up; ``told`` is what a reader who points at it is told."""
-        left, up = self.right(low), self.down(top)
-        place = {"x": left + 1, "y": up, "width": max(0.5, self.right(high) - left - 2), "height": self.down(0) - up}
-        drawn = Tree.SubElement(self.root, "rect", {n: f"{v:.1f}" for n, v in place.items()} | {"class": "bar"})
-        _text(Tree.SubElement(drawn, "title"), told)
-
-    def svg(self) -> str:
-        """Return the chart as a text that may stand in a page."""
-        return Tree.tostring(self.root, encoding="unicode", short_empty_elements=False)
+        """Return where a value lies from top to bottom."""
+        low, high = self.y
+        return round(_HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
 
-def curves(title: str, lines: Sequence[Line], upward: str) -> str:
-    """Return lines over epochs; the strong ones lie on top. Line i has the colour ``c{i}``."""
-    xs = [a for one in lines for a, _ in one.points]
-    ys = [b for one in lines for _, b in one.points]
-    plot = Plot(title, (0.0, max(xs)), spread(ys), "epochs", upward)
-    for at, one in sorted(enumerate(lines), key=lambda pair: pair[1].strong):
-        plot.path(one.points, f"c{at % COLOURS}{' strong' if one.strong else ''}")
-    return plot.svg()
+def curves(lines: Sequence[Line], x_name: str, y_name: str) -> Markup:
+    """Return curves in one plane; colours are those of :data:`COLOURS`, in order."""
+    every = [p for line in lines for p in line.points if math.isfinite(p[1])]
+    axes = Axes(span([x for x, _ in every], zero=True), span([y for _, y in every]), x_name, y_name)
+    parts = []
+    for line, colour in zip(lines, COLOURS, strict=False):
+        seen = [(axes.across(x), axes.down(y)) for x, y in line.points if math.isfinite(y)]
+        path = " ".join(f"{x},{y}" for x, y in seen)
+        drawn = Markup('<polyline points="{}" stroke="{}"><title>{}</title></polyline>')
+        parts.append(drawn.format(path, colour, line.name))
+        parts += [Markup('<circle cx="{}" cy="{}" r="2.5" fill="{}"/>').format(x, y, colour) for x, y in seen]
+    return _chart(axes, parts)
 
 
-def reliability(found: Calibration) -> str:
-    """Return a reliability diagram: how often answers of each probability came true, beside the diagonal."""
-    plot = Plot("How often answers of each probability came true", (0, 1), (0, 1), "probability", "came true")
-    for one in found.bins:
-        told = f"{one.low:.0%} to {one.high:.0%}: {one.count:,}, mean {one.chance:.3f}, came true {one.right:.3f}"
-        plot.bar(one.low, one.high, one.right, told)
-    plot.line((0, 0), (1, 1), "ideal")
-    for one in found.bins:
-        plot.point(one.chance, one.right, "mark c1", 3.5)
-    return plot.svg()
+def scatter(x: Array, y: Array, x_name: str, y_name: str, *, diagonal: bool) -> Markup:
+    """Return points, over the diagonal with equal ranges, or over the line of zero."""
+    both = span([*x.tolist(), *y.tolist()]) if diagonal else None
+    axes = Axes(both or span(x.tolist()), both or span([*y.tolist(), 0.0]), x_name, y_name)
+    ends = (axes.y if diagonal else (0.0, 0.0)) if both is None else both
+    parts = [_line(axes.across(axes.x[0]), axes.down(ends[0]), axes.across(axes.x[1]), axes.down(ends[1]), "guide")]
+    parts += [
+        Markup('<circle class="point" cx="{}" cy="{}" r="3"/>').format(axes.across(a), axes.down(b))
+        for a, b in zip(x.tolist(), y.tolist(), strict=True)
+    ]
+    return _chart(axes, parts)
 
 
-def against(actual: Array, predicted: Array) -> str:
-    """Return predicted against actual numbers, beside the diagonal."""
-    both = [*actual.tolist(), *predicted.tolist()]
-    ends = spread(both)
-    plot = Plot("Predicted against actual values", ends, ends, "actual", "predicted")
-    plot.line((ends[0], ends[0]), (ends[1], ends[1]), "ideal")
-    for a, b in _some(list(zip(actual.tolist(), predicted.tolist(), strict=True))):
-        plot.point(a, b, "dot", 2.5)
-    return plot.svg()
+def reliability(found: Calibration, x_name: str, y_name: str) -> Markup:
+    """Return a reliability diagram: a bar a bin as high as its share of right answers, over the diagonal."""
+    axes, parts = Axes((0.0, 1.0), (0.0, 1.0), x_name, y_name), []
+    bins = len(found.counts)
+    for i, (count, share) in enumerate(zip(found.counts.tolist(), found.accuracy.tolist(), strict=True)):
+        if count:
+            left, right, top = axes.across(i / bins), axes.across((i + 1) / bins), axes.down(share)
+            told = f"{i / bins:.1f} to {(i + 1) / bins:.1f}: {count:,} answers, mean {found.confidence[i]:.3f}"
+            parts.append(
+                Markup(
+                    '<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}, right {:.3f}</title></rect>'
+                ).format(left + 1, top, round(right - left - 2, 1), round(axes.down(0) - top, 1), told, share)
+            )
+    parts.append(_line(axes.across(0), axes.down(0), axes.across(1), axes.down(1), "guide"))
+    return _chart(axes, parts)
 
 
-def residuals(actual: Array, predicted: Array) -> str:
-    """Return what was predicted too much (above 0) or too little, over the predicted value."""
-    rest = predicted - actual
-    high = max(float(abs(rest).max()), 1e-12) * 1.05
-    plot = Plot("Residuals", spread(predicted.tolist()), (-high, high), "predicted", "predicted less actual")
-    plot.line((plot.x[0], 0), (plot.x[1], 0), "ideal")
-    for a, b in _some(list(zip(predicted.tolist(), rest.tolist(), strict=True))):
-        plot.point(a, b, "dot", 2.5)
-    return plot.svg()
+def span(values: Sequence[float], zero: bool = False) -> tuple[float, float]:
+    """Return a range that holds finite values with a little room, never empty; ``zero``: it begins there.
 
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of an axis that holds these values, with a little room."""
-    known = [v for v in values if math.isfinite(v)] or [0.0]
-    low, high = min(known), max(known)
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
-    return low - room, high + room
+    >>> span([0.0, 10.0]), span([3.0]), span([]), span([1.0, 2.0], zero=True)
+    ((-0.5, 10.5), (2.5, 3.5), (0.0, 1.0), (0.0, 2.1))
+    """
+    known = [v for v in values if math.isfinite(v)]
+    if not known:
+        return 0.0, 1.0
+    low, high = (0.0 if zero else min(known)), max(known)
+    room = 0.05 * (high - low) or max(0.5, 0.05 * abs(high))
+    return (low if zero else low - room), high + room
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Return round values between two ends: multiples of 1, 2 or 5 times a power of ten.
+    """Return round values within a range: steps of 1, 2 or 5 times a power of ten.
 
-    >>> ticks(0, 1), ticks(-3, 42)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 10.0, 20.0, 30.0, 40.0])
+    >>> ticks(0, 10), ticks(0.61, 0.93)
+    ([0.0, 2.0, 4.0, 6.0, 8.0, 10.0], [0.7, 0.8, 0.9])
     """
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
+    digits = max(0, -math.floor(math.log10(step)) + 1)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
+    return [round(i * step, digits) for i in range(first, last + 1)]
 
 
-def shown(value: float) -> str:
-    """Return a tick's number."""
+def _chart(axes: Axes, parts: Iterable[Markup]) -> Markup:
+    frame = [_line(_LEFT, axes.down(t), _WIDTH - _RIGHT, axes.down(t), "grid") for t in ticks(*axes.y)]
+    frame += [_text(_LEFT - 6, axes.down(t) + 4, "end", _number(t)) for t in ticks(*axes.y)]
+    frame += [_text(axes.across(t), _HEIGHT - _BOTTOM + 16, "middle", _number(t)) for t in ticks(*axes.x)]
+    frame.append(_line(_LEFT, _HEIGHT - _BOTTOM, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM, "axis"))
+    middle = (_HEIGHT - _BOTTOM + _TOP) / 2
+    names = [
+        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "middle", axes.x_name),
+        Markup('<text x="{}" y="{}" text-anchor="middle" transform="rotate(-90 {} {})">{}</text>').format(
+            12, middle, 12, middle, axes.y_name
+        ),
+    ]
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        _WIDTH, _HEIGHT, f"{axes.y_name} by {axes.x_name}", Markup("").join([*frame, *parts, *names])
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, x1, y1, x2, y2)
+
+
+def _text(x: float, y: float, anchor: str, text: str) -> Markup:
+    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+
+
+def _number(value: float) -> str:
     return f"{value:.6g}"
-
-
-def _some(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    return points[:: -(-len(points) // POINTS)] if len(points) > POINTS else points
-
-
-def _text(node: Tree.Element, text: str) -> None:
-    node.text = plain_text(text)

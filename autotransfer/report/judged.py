@@ -1,137 +1,171 @@
-"""Numbers about answers whose truth is known: who was taken for whom, calibration, losses of single rows."""
+"""What the winner's answers on the held-out rows come to: confusions, calibration, scores of labels, losses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-BINS = 10
-"""Of a reliability diagram, of equal width."""
-_TINY = 1e-15
-"""Probabilities are kept this far from 0 and 1 in a logarithm."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autotransfer.protocols import Dataset, Task
+
 Array = np.ndarray[Any, Any]
+BINS = 10
+"""Of a reliability diagram, all of one width."""
+OTHERS = "others"
+_TINY = 1e-15
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bin:
-    """Answers whose probability lies in one stretch of [0, 1]."""
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out rows and the winner's answers on them."""
 
-    low: float
-    high: float
-    count: int
-    chance: float
-    """Their mean probability."""
-    right: float
-    """Share of them that came true."""
+    task: Task
+    dataset: Dataset
+    rows: Array
+    """Their numbers in the dataset, ``int64`` [N]."""
+    outputs: Tensor
+    """Of the network, ``float32`` [N, outputs]."""
+    targets: Tensor
+    """Encoded by the task, [N] or [N, K]."""
+
+    def losses(self) -> Array:
+        """Return the task's loss on each row alone, ``float64`` [N]."""
+        pairs = zip(self.outputs.split(1), self.targets.split(1), strict=True)
+        return np.array([float(self.task.loss(outputs, targets)) for outputs, targets in pairs])
+
+    def doubts(self) -> Array | None:
+        """Return the entropy of each row's answer in nats, ``float64`` [N]; None where there are no probabilities.
+
+        Of a set of labels it is the mean over the labels.
+        """
+        if not self.task.classes:
+            return None
+        chances = self.task.probabilities(self.outputs)
+        if self.targets.ndim == 2:
+            chances = np.stack([chances, 1 - chances])
+            return np.asarray(entropy(chances).sum(0).mean(1))
+        return np.asarray(entropy(chances).sum(1))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Confusion:
+    """How often which class was taken for which."""
+
+    names: tuple[str, ...]
+    """Of the classes shown; the last may stand for all others."""
+    counts: Array
+    """Rows by true class and predicted class, ``int64`` [C, C]."""
+    folded: int
+    """Classes that the last one stands for; 0: it stands for itself."""
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """Whether probabilities are what they say."""
+    """How often answers of like probability are right."""
 
-    bins: tuple[Bin, ...]
-    """Those with an answer in them, in order."""
+    counts: Array
+    """Answers in each bin of (0, 0.1], (0.1, 0.2] ..., ``int64`` [10]."""
+    confidence: Array
+    """Mean probability in each bin, ``float64`` [10], NaN where there is none."""
+    accuracy: Array
+    """Share of right answers in each bin, likewise."""
     error: float
-    """Expected calibration error: the mean distance of ``chance`` and ``right``, weighted by ``count``."""
-    overall: float
-    """Mean probability less the share that came true: above 0 where the answers are too sure of themselves."""
+    """Expected calibration error: the mean distance of the two, by answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PerClass:
-    """How one class, or one label, was met."""
+@dataclass(frozen=True)
+class LabelScore:
+    """How well one label is told."""
 
     name: str
     rows: int
     """That have it."""
-    answered: int
-    """Rows for which it was given."""
-    right: int
-    precision: float
-    """NaN where it was never given."""
-    recall: float
-    """NaN where no row has it."""
-    f1: float
+    predicted: int
+    """That were said to have it."""
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
-def confusion(truth: Array, answers: Array, classes: int) -> Array:
-    """Return how often each class (row) was taken for each class (column), ``int64`` [classes, classes].
+def entropy(chances: Array) -> Array:
+    """Return ``-p log p``, 0 at 0."""
+    return -chances * np.log(np.maximum(chances, _TINY))
+
+
+def confusion(predicted: Array, truth: Array, names: Sequence[str], most: int = 20) -> Confusion:
+    """Return the counts of true and predicted classes.
+
+    Of more than ``most`` classes those with the most mistakes are shown, in their own order, and the rest is folded
+    into one; a mistake between two of these lies on its diagonal then.
 
     Args:
-        truth: class numbers ``int64`` [N].
-        answers: the same.
-        classes: number of classes.
+        predicted: class numbers ``int64`` [N].
+        truth: the same.
+        names: of the classes.
+        most: classes that are shown, the folded ones counting as one.
     """
-    counts = np.bincount(truth * classes + answers, minlength=classes * classes)
-    return counts.reshape(classes, classes)
+    count = len(names)
+    whole = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
+    if count <= most:
+        return Confusion(tuple(names), whole, 0)
+    wrong = whole.sum(0) + whole.sum(1) - 2 * whole.diagonal()
+    shown = np.sort(np.argsort(-wrong, kind="stable")[: most - 1])
+    place = np.full(count, most - 1)
+    place[shown] = np.arange(most - 1)
+    folded = np.zeros((most, most), np.int64)
+    np.add.at(folded, (place[:, None], place[None]), whole)
+    return Confusion((*(names[i] for i in shown), OTHERS), folded, count - most + 1)
 
 
-def per_class(there: Array, given: Array, names: tuple[str, ...]) -> list[PerClass]:
-    """Return the account of each class from what rows have and were given, ``bool`` [N, classes]."""
-    found = []
-    for name, rows, answered, right in zip(
-        names, there.sum(0).tolist(), given.sum(0).tolist(), (there & given).sum(0).tolist(), strict=True
-    ):
-        ratios = (right / answered if answered else np.nan, right / rows if rows else np.nan)
-        f1 = 2 * right / (rows + answered) if rows + answered else np.nan
-        found.append(
-            PerClass(name=name, rows=rows, answered=answered, right=right, precision=ratios[0], recall=ratios[1], f1=f1)
+def calibration(chances: Array, right: Array) -> Calibration:
+    """Return the bins of a reliability diagram and the expected calibration error.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2, equations 3 and 5 with M = 10.
+
+    Args:
+        chances: probability of each answer, ``float64`` [N].
+        right: whether it is right, ``bool`` [N].
+    """
+    bins = np.clip(np.ceil(chances * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    some = np.where(counts > 0, counts, 1)
+    confidence = np.where(counts > 0, np.bincount(bins, chances, BINS) / some, np.nan)
+    accuracy = np.where(counts > 0, np.bincount(bins, right, BINS) / some, np.nan)
+    distance = np.nan_to_num(np.abs(accuracy - confidence))
+    return Calibration(counts, confidence, accuracy, float((counts * distance).sum() / max(1, counts.sum())))
+
+
+def label_scores(chosen: Array, truth: Array, names: Sequence[str]) -> list[LabelScore]:
+    """Return precision, recall and F1 of each label; one that divides by zero is None.
+
+    Args:
+        chosen: ``bool`` [N, labels].
+        truth: ``bool`` [N, labels].
+        names: of the labels.
+    """
+    both, said, there = (chosen & truth).sum(0), chosen.sum(0), truth.sum(0)
+    return [
+        LabelScore(
+            name=name,
+            rows=int(there[i]),
+            predicted=int(said[i]),
+            precision=_share(both[i], said[i]),
+            recall=_share(both[i], there[i]),
+            f1=_share(2 * both[i], said[i] + there[i]),
         )
-    return found
+        for i, name in enumerate(names)
+    ]
 
 
-def calibration(chances: Array, came: Array, bins: int = BINS) -> Calibration:
-    """Return how probabilities fit what came true.
-
-    Source: Guo et al. 2017, On Calibration of Modern Neural Networks (arXiv 1706.04599), equations 1 to 3, with bins
-    (0, 1/M], ..., ((M - 1)/M, 1]; a probability of 0 belongs to the first.
-
-    Args:
-        chances: probabilities ``float64`` [N]: of the answers given, or of single labels.
-        came: whether they came true, ``bool`` [N].
-        bins: number of bins M.
-    """
-    places = np.clip(np.ceil(chances * bins).astype(np.int64) - 1, 0, bins - 1)
-    found = []
-    for place in np.unique(places).tolist():
-        inside = places == place
-        found.append(
-            Bin(
-                low=place / bins,
-                high=(place + 1) / bins,
-                count=int(inside.sum()),
-                chance=float(chances[inside].mean()),
-                right=float(came[inside].mean()),
-            )
-        )
-    error = sum(b.count * abs(b.chance - b.right) for b in found) / max(1, len(chances))
-    overall = float(chances.mean() - came.mean()) if len(chances) else 0.0
-    return Calibration(bins=tuple(found), error=error, overall=overall)
+def thinned(count: int, most: int) -> Array:
+    """Return at most so many of ``count`` row numbers, evenly spaced, ``int64``."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def class_losses(chances: Array, truth: Array) -> Array:
-    """Return the log loss of each row, in nats, from probabilities [N, classes] and class numbers [N]."""
-    losses: Array = -np.log(np.clip(chances[np.arange(len(truth)), truth], _TINY, 1.0))
-    return losses
-
-
-def label_losses(chances: Array, there: Array) -> Array:
-    """Return the mean log loss over the labels of each row, in nats, from probabilities and truth, [N, labels]."""
-    clipped = np.clip(chances, _TINY, 1 - _TINY)
-    losses: Array = -np.where(there, np.log(clipped), np.log1p(-clipped)).mean(1)
-    return losses
-
-
-def entropies(chances: Array, *, sets: bool) -> Array:
-    """Return how uncertain the answer to each row is: the entropy of its probabilities [N, classes], in nats.
-
-    Args:
-        chances: of classes that exclude each other, or of labels.
-        sets: labels, each there or not for itself: the mean of their entropies.
-    """
-    clipped = np.clip(chances, _TINY, 1 - _TINY)
-    own = -clipped * np.log(clipped)
-    found: Array = (own - (1 - clipped) * np.log1p(-clipped)).mean(1) if sets else own.sum(1)
-    return found
+def _share(part: Any, of: Any) -> float | None:
+    return float(part / of) if of else None

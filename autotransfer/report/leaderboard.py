@@ -1,4 +1,4 @@
-"""The leaderboard: every trial, and every backbone that did not come to one."""
+"""The leaderboard: every trial, and every backbone, and strategy on one, that did not come to one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotransfer.recipes import spec_id
-from autotransfer.report.words import augmentation, metric_of
+from autotransfer.report.words import metric_of, treatment
 from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
 
 COLUMNS = (
@@ -57,7 +57,9 @@ def rows(
     named = tried | set(surveyed)
     for refusal in refusals:
         if refusal.name not in named:
-            found.append(_empty(refusal.name, "skipped", refusal.reason) | {"survey": None, "winner": False})
+            strategy, _, backbone = refusal.name.rpartition(" on ")
+            row = _empty(backbone, "skipped", refusal.reason) | {"strategy": strategy or None}
+            found.append(row | {"survey": None, "winner": False})
     return found
 
 
@@ -92,7 +94,7 @@ def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
         "epochs": record.epochs,
         "seconds": record.seconds,
         "status": record.status,
-        "reason": record.reason or augmentation(recipe),
+        "reason": record.reason or treatment(recipe, record.shift),
     }
 
 

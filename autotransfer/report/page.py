@@ -1,169 +1,162 @@
-"""The page about a run: one HTML file that loads nothing, runs no script, and escapes every text."""
+"""The report of a run as one HTML file that needs nothing else: no network, no script, no font."""
 
 from __future__ import annotations
 
-import base64
-import os
-import uuid
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from autotransfer.data.modalities import Shown
-from autotransfer.errors import ModelError
+from autotransfer.recipes import spec_id
 from autotransfer.report import charts
-from autotransfer.report.held_out import HeldOut
-from autotransfer.report.leaderboard import rows_of
-from autotransfer.report.text import conclusion, cost_line, evaluation, notes_of, search_line, survey_line, winner_line
-from autotransfer.report.words import clock, data_line, metric_of, plain_text, refused, score
+from autotransfer.report.examples import Example, uncertain, worst
+from autotransfer.report.judged import HeldOut, calibration, confusion, label_scores, thinned
+from autotransfer.report.leaderboard import COLUMNS, rows_of
+from autotransfer.report.text import account, conclusion, not_used, notes, share, winner_of
+from autotransfer.report.words import clock, frozen, metric_of, score
 from autotransfer.schema import RunRecord, TrialRecord
 
-TRIALS = 50
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+
+REPORT = "report.html"
+"""Its name in a run folder."""
+MOST_TRIALS = 100
 """Rows of the leaderboard that are shown."""
-CLASSES = 24
-"""Classes up to which the confusion matrix is shown, and lists of them are open."""
-MOST_CLASSES = 200
-"""Classes or labels that are listed one by one."""
-CONFUSED = 12
-"""Pairs of classes that are named as the most confused."""
-NAMED = 50
-"""Rows of an issue that are named."""
+MOST_POINTS = 1000
+"""Rows in a scatter of numbers."""
+MOST_LABELS = 50
+"""Labels whose scores are shown, those with the most rows first."""
 
 
-def page(run: RunRecord, held: HeldOut | None = None) -> str:
+def page(run: RunRecord, held: HeldOut | None) -> str:
     """Return the page.
 
     Args:
         run: the record of the run.
-        held: what there is to tell of the held-out rows; None: their scores alone are told.
+        held: its held-out rows; None, or without rows: there are none.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_plain,
-    )
-    made.filters |= {"score": score, "clock": clock, "percent": lambda share: f"{share:.0%}", "uri": _uri}
-    template = made.get_template("page.html")
-    return template.render(
+    some = held if held is not None and len(held.rows) else None
+    board = rows_of(run)
+    text = _template().render(
         run=run,
-        held=held,
-        data_line=data_line(run.profile),
+        account=account(run),
+        tiles=list(_tiles(run)),
         verdict=conclusion(run) if run.test is not None and run.baseline is not None else "",
-        test="" if run.test is None else evaluation(run.test),
-        baseline="" if run.baseline is None else evaluation(run.baseline),
-        lines=[survey_line(run), search_line(run)],
-        winner=winner_line(run).splitlines(),
-        cost=cost_line(run),
-        notes=list(notes_of(run)),
-        named=NAMED,
-        counts=_counts(run),
-        few=CLASSES,
-        most=MOST_CLASSES,
-        **_board(run),
-        **_curves(run),
-        **({} if held is None else _held(held)),
+        columns=(*COLUMNS[:-1], "survey", COLUMNS[-1]),
+        board=board[:MOST_TRIALS],
+        more=len(board) - len(board[:MOST_TRIALS]),
+        cell=_cell,
+        curves=_curves(run),
+        scores=_scores(run),
+        figures=_figures(some) if some is not None else {},
+        examples=_examples(some) if some is not None else [],
+        left=not_used(run),
+        notes=list(notes(run)),
+        score=score,
     )
+    return text.encode("utf-8", "replace").decode()  # a file's name may hold bytes that are no UTF-8
 
 
-def write_page(path: Path, run: RunRecord, held: HeldOut | None = None) -> None:
-    """Write the page whole or not at all; an older file there is replaced.
-
-    Raises:
-        ModelError: it cannot be written there.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_text(page(run, held), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ModelError(f"the report cannot be written to {path}: {error.strerror}; choose another path") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def report_beside(model: Path | None) -> str | None:
+    """Return the path of the report of the run whose folder holds a model, where there is one."""
+    if model is None or not (model.parent / "run.yaml").is_file():
+        return None
+    file = model.parent / REPORT
+    return str(file) if file.is_file() else None
 
 
-def _plain(value: Any) -> Any:
-    """Return what a template is about to print; texts that are known to be safe are left as they are."""
-    return plain_text(value) if type(value) is str else value
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return made.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 
 
-def _uri(shown: Shown) -> str:
-    return f"data:{shown.media};base64,{base64.b64encode(shown.body).decode()}"
+def _tiles(run: RunRecord) -> Iterator[tuple[str, str, str]]:
+    """Yield what is to be seen first: a name, a large word, a small line."""
+    won = winner_of(run)
+    if won is not None:
+        yield "winner", won.recipe.backbone, " ".join(p for p in (won.recipe.strategy, frozen(won.recipe)) if p)
+    if run.test is not None:
+        ends = f"95 %: {score(run.test.low)} to {score(run.test.high)}; {run.test.rows:,} held-out rows"
+        yield f"test {run.test.metric}", score(run.test.value), ends
+    if run.baseline is not None:
+        yield "baseline", score(run.baseline.value), "best no-transfer model, same rows"
+    part = share(run)
+    spent = f"{clock(run.seconds)} wall, {clock(run.cpu_seconds)} CPU"
+    if part is not None:
+        yield "cost", f"{part:.2g} x", f"of one full fine-tune; {spent}"
+    else:
+        yield "cost", clock(run.seconds), spent
 
 
-def _counts(run: RunRecord) -> list[tuple[str, int, float]]:
-    """Return classes with their rows, the largest first, and the share of each of the largest."""
-    most = max(run.profile.counts.values(), default=1)
-    ordered = sorted(run.profile.counts.items(), key=lambda pair: -pair[1])
-    return [(name, count, count / max(1, most)) for name, count in ordered[:MOST_CLASSES]]
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in ("score", "survey"):
+        return score(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _board(run: RunRecord) -> dict[str, Any]:
-    rows = rows_of(run)
-    tried = [r for r in rows if r["trial"] is not None]
-    left = [(r["backbone"], f"{r['status']}: {r['reason']}") for r in rows if r["trial"] is None]
-    return {"trials": tried[:TRIALS], "more": len(tried) - TRIALS, "left": refused(left)}
+def _scores(run: RunRecord) -> list[tuple[str, str, str]]:
+    """Return every metric on the held-out rows: of the winner, and of the baseline."""
+    own = {n: v for m in (run.test.scores if run.test is not None else {}).values() for n, v in m.items()}
+    plain = {n: v for m in (run.baseline.scores if run.baseline is not None else {}).values() for n, v in m.items()}
+    return [(name, score(value), score(plain.get(name))) for name, value in own.items()]
 
 
-def _curves(run: RunRecord) -> dict[str, Any]:
-    """Return the curves of the best trials that have any, the winner first."""
-    from markupsafe import Markup
-
-    measured = [t for t in run.trials if len(t.curve) > 1 and t.objective is not None]
-    best = sorted(measured, key=lambda t: (t.id != run.winner, -(t.objective or 0.0)))[: charts.COLOURS]
-
-    def lines(value: str) -> list[charts.Line]:
-        return [charts.Line(t.id, _points(t, value, run.profile.metric), t.id == run.winner) for t in best]
-
-    drawn = {}
-    for name, value, upward in (
-        ("validation_chart", "objective", f"{run.profile.metric} on validation"),
-        ("loss_chart", "train_loss", "training loss"),
-    ):
-        made = lines(value)
-        empty = not any(one.points for one in made)
-        drawn[name] = "" if empty else Markup(charts.curves(f"{upward} by epoch", made, upward))  # noqa: S704
-    return {"curved": best, **drawn}
+def _curves(run: RunRecord) -> dict[str, Any] | None:
+    """Return the learning curves of the best trials that have one, and their legend."""
+    metric = run.profile.metric
+    known = [(t.objective, t) for t in run.trials if len(t.curve) > 1 and t.objective is not None]
+    best = [t for _, t in sorted(known, key=lambda pair: -pair[0])[: len(charts.COLOURS)]]
+    if not best:
+        return None
+    lines = [charts.Line(_title(t), [(p.epoch, metric_of(p.objective, metric) or 0.0) for p in t.curve]) for t in best]
+    legend = [(colour, line.name) for colour, line in zip(charts.COLOURS, lines, strict=False)]
+    return {"svg": charts.curves(lines, "epoch", f"validation {metric}"), "legend": legend}
 
 
-def _points(trial: TrialRecord, value: str, metric: str) -> list[tuple[float, float]]:
-    found = [(p.epoch, p.train_loss if value == "train_loss" else metric_of(p.objective, metric)) for p in trial.curve]
-    return [(a, b) for a, b in found if b is not None and np.isfinite(b)]
+def _title(trial: TrialRecord) -> str:
+    recipe = trial.recipe
+    return " ".join(p for p in (trial.id, spec_id(recipe), recipe.strategy, frozen(recipe)) if p)
 
 
-def _held(held: HeldOut) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    drawn: dict[str, Sequence[Any] | str] = {"matrix": [], "confused": [], "reliability": "", "numbers": []}
-    if held.confusion is not None:
-        drawn["confused"] = _confused(held)
-        if len(held.classes) <= CLASSES:
-            totals = np.maximum(1, held.confusion.sum(1))
-            shares = (held.confusion / totals[:, None]).round(3)
-            drawn["matrix"] = [
-                (name, list(zip(own, part, strict=True)))
-                for name, own, part in zip(held.classes, held.confusion.tolist(), shares.tolist(), strict=True)
-            ]
-    # The charts' trees escape their texts themselves.
-    if held.calibration is not None:
-        drawn["reliability"] = Markup(charts.reliability(held.calibration))  # noqa: S704
-    if held.actual is not None and held.predicted is not None:
-        made = (charts.against(held.actual, held.predicted), charts.residuals(held.actual, held.predicted))
-        drawn["numbers"] = [Markup(c) for c in made]  # noqa: S704
-    return drawn
+def _figures(held: HeldOut) -> dict[str, Any]:
+    """Return what can be drawn of the task's answers, by name."""
+    task = held.task
+    if not task.classes:
+        return _of_numbers(held)
+    chances = task.probabilities(held.outputs)
+    truth = held.targets.numpy()
+    if truth.ndim == 2:
+        scores = label_scores(chances >= 0.5, truth >= 0.5, task.classes)
+        ranked = sorted(scores, key=lambda s: -s.rows)
+        found = calibration(chances.ravel(), truth.ravel() >= 0.5)
+        svg = charts.reliability(found, "probability of a label", "share of rows that have it")
+        return {"labels": ranked[:MOST_LABELS], "all": len(scores), "reliability": svg, "ece": found.error}
+    chosen = chances.argmax(1)
+    found = calibration(chances.max(1), chosen == truth)
+    svg = charts.reliability(found, "probability of the answer", "share of right answers")
+    return {"confusion": confusion(chosen, truth, task.classes), "reliability": svg, "ece": found.error}
 
 
-def _confused(held: HeldOut) -> list[tuple[str, str, int]]:
-    """Return the pairs (truth, answer) that are confused most often, with how often."""
-    assert held.confusion is not None
-    wrong = held.confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED].tolist()
-    pairs = [divmod(i, len(held.classes)) for i in order]
-    return [(held.classes[a], held.classes[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
+def _of_numbers(held: HeldOut) -> dict[str, Any]:
+    rows = thinned(len(held.rows), MOST_POINTS)
+    actual, said = held.task.decode(held.targets)[rows], held.task.decode(held.outputs)[rows]
+    drawn: dict[str, Markup] = {
+        "predicted": charts.scatter(actual, said, "actual", "predicted", diagonal=True),
+        "residuals": charts.scatter(said, said - actual, "predicted", "predicted - actual", diagonal=False),
+    }
+    return {**drawn, "points": len(rows), "all": len(held.rows)}
+
+
+def _examples(held: HeldOut) -> list[tuple[str, str, list[Example]]]:
+    groups = [
+        ("Highest loss", "The held-out rows that the winner got most wrong.", worst(held)),
+        ("Least certain", "The held-out rows whose probabilities are spread most evenly.", uncertain(held)),
+    ]
+    return [g for g in groups if g[2]]

@@ -9,11 +9,8 @@ from typing import Any
 
 from autotransfer.data.modalities import modality
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM
-from autotransfer.schema import Profile, Recipe
+from autotransfer.schema import BALANCES, Profile, Recipe
 from autotransfer.tasks.metrics import LOWER_IS_BETTER
-
-_FORMLESS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-"""Controls but tab and line ends, halves of pairs (of file names in no encoding), and what Unicode keeps free."""
 
 
 def score(value: float | None) -> str:
@@ -83,11 +80,22 @@ def frozen(recipe: Recipe) -> str:
     return "" if recipe.freeze is None else f"freeze {recipe.freeze}/{len(recipe.stages)}"
 
 
-def recipe_line(recipe: Recipe) -> str:
-    """Return a recipe in one line: backbone, strategy, freeze and every value."""
-    told = ("freeze_fraction", AUGMENT, AUGMENT_FROM)
+def recipe_line(recipe: Recipe, shift: Sequence[float] = ()) -> str:
+    """Return a recipe in one line: backbone, strategy, freeze and every value, and whether its logits are shifted."""
+    told = ("freeze_fraction", AUGMENT, AUGMENT_FROM, "balance", "thresholds")
     values = [f"{n} {_value(v)}" for n, v in recipe.values.items() if n not in told]
-    parts = (recipe.backbone, f"strategy {recipe.strategy}", frozen(recipe), *values, augmentation(recipe))
+    parts = (recipe.backbone, f"strategy {recipe.strategy}", frozen(recipe), *values, treatment(recipe, shift))
+    return ", ".join(p for p in parts if p)
+
+
+def treatment(recipe: Recipe, shift: Sequence[float] = ()) -> str:
+    """Return how a recipe treats its rows and classes, in words; empty: they are taken as they are.
+
+    Args:
+        recipe: of a trial.
+        shift: of the trial's logits.
+    """
+    parts = (augmentation(recipe), BALANCES[recipe.training.balance], "shifted logits" if any(shift) else "")
     return ", ".join(p for p in parts if p)
 
 
@@ -103,15 +111,6 @@ def data_line(profile: Profile) -> str:
     kinds = f", {len(profile.classes)} classes ({profile.imbalance:.1f} : 1)" if profile.classes else ""
     parts = f"{profile.train:,} train, {profile.validation:,} validation, {profile.test:,} test"
     return f"{profile.name}: {rows}{kinds}, {profile.task}, judged by {profile.metric}; {parts}"
-
-
-def plain_text(text: str) -> str:
-    r"""Return a text that can stand on a page: signs without a form, which HTML and XML forbid, are replaced.
-
-    >>> plain_text("a\x01b")
-    'a�b'
-    """
-    return _FORMLESS.sub("\ufffd", text)
 
 
 def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:

@@ -11,6 +11,8 @@ from scipy.stats import rankdata
 from autotransfer.protocols import Task
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
+EVEN = frozenset({"balanced_accuracy", "recall"})
+"""Metrics that count classes alike, whatever their size."""
 Array = np.ndarray[Any, Any]
 Measure = Callable[[Array, Array], float | None]
 _SORTED = 40_000_000

@@ -13,6 +13,7 @@ from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import Step, overrides
 from autotransfer.train.evaluate import device_of
 from autotransfer.train.heads import pool_output
+from autotransfer.train.mixing import MIXED, Mix, draw, is_image
 from autotransfer.train.network import call, mask_of, to_device
 from autotransfer.train.sampling import stream
 from autotransfer.train.stages import pooled_stages, stage_outputs
@@ -110,21 +111,19 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
     targets = job.train.targets[torch.from_numpy(piece)].to(device)
     if trainer.pristine and trainer.own_term is None and trainer.augment == "none":
         pooled = trainer.pooled()[0][torch.from_numpy(piece)].to(device)
-        outputs = network.head.classify(pooled)
-        return [job.task.loss(outputs, targets, job.training.label_smoothing)]
+        return [job.loss(network.head.classify(pooled), targets)]
     prefix = trainer.prefix()
     if prefix is not None:
         with prefix.suffix(network.backbone, "train", piece.tolist(), numbers) as run:
             outputs = network.head(*run())
-        return [job.task.loss(outputs, targets, job.training.label_smoothing)]
-    rng = np.random.default_rng(stream(job.recipe.seed, job.stream, "augment", trainer.step, int(piece[0])))
-    rows, kind = (job.train, trainer.augment) if numbers is None else (job.train.view(numbers), "none")
-    inputs = to_device(rows.batch([int(i) for i in piece], kind, rng), device)
+        return [job.loss(outputs, targets)]
+    inputs, mix = _inputs(trainer, piece)
     paths = job.stages.paths[:-1] if trainer.own_term is not None else tuple(network.depths or ())
     with stage_outputs(network.backbone, paths) as seen:
         raw = call(network.backbone, inputs)
-    outputs = network.head.classify(network.pooled(raw, seen, mask_of(inputs)))
-    terms = [job.task.loss(outputs, targets, job.training.label_smoothing)]
+    pooled = network.pooled(raw, seen, mask_of(inputs))
+    outputs = network.head.classify(pooled if mix is None or is_image(inputs) else mix.inputs(pooled))
+    terms = [job.loss(outputs, targets, mix)]
     if trainer.own_term is not None:
         pools = _stage_features(trainer, seen, raw, mask_of(inputs))
         step = Step(
@@ -137,6 +136,19 @@ def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
         )
         terms.append(trainer.own_term(step))
     return terms
+
+
+def _inputs(trainer: Trainer, piece: np.ndarray) -> tuple[Any, Mix | None]:
+    """Return the inputs of these rows as they are augmented at this step, and how rows are mixed where they are."""
+    job, numbers, kind = trainer.job, trainer.views(), trainer.augment
+    rng = np.random.default_rng(stream(job.recipe.seed, job.stream, "augment", trainer.step, int(piece[0])))
+    rows = job.train if numbers is None else job.train.view(numbers)
+    own = "none" if numbers is not None else "light" if kind in MIXED else kind
+    inputs = to_device(rows.batch([int(i) for i in piece], own, rng), device_of(job.network))
+    if kind not in MIXED:
+        return inputs, None
+    mix = draw(kind, inputs, len(piece), rng)
+    return mix.inputs(inputs) if is_image(inputs) else inputs, mix
 
 
 def _stage_features(trainer: Trainer, seen: dict[str, Any], raw: Any, mask: Tensor | None) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autotransfer.protocols import HeadState, Strategy
 from autotransfer.recipes import stream_key
+from autotransfer.train.balance import Loss
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.network import TransferNetwork
 from autotransfer.train.stages import Stages
@@ -49,6 +50,11 @@ class Job:
     def stream(self) -> str:
         """Names its random numbers, beside the recipe's seed."""
         return stream_key(self.recipe)
+
+    @cached_property
+    def loss(self) -> Loss:
+        """What is trained on, beside a strategy's own term."""
+        return Loss.of(self.task, self.training, self.train.targets)
 
     @property
     def training(self) -> Training:

@@ -1,57 +1,80 @@
-"""Confusion, calibration and losses against numbers made by hand."""
+"""Confusions, calibration, label scores and losses against numbers worked out by hand."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 
-from autotransfer.report import judged
-
-
-def test_confusion_counts_truth_by_answer():
-    truth, answers = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 1, 1, 0, 2])
-    assert judged.confusion(truth, answers, 3).tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 1]]
+from autotransfer import tasks
+from autotransfer.report.judged import HeldOut, calibration, confusion, label_scores, thinned
 
 
-def test_a_class_without_rows_or_answers_is_there_all_the_same():
-    assert judged.confusion(np.array([0]), np.array([1]), 3).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+def held(name, values, outputs):
+    task = tasks.make_task(name, values)
+    return HeldOut(task, None, np.arange(len(values)), torch.tensor(outputs), task.encode(values))
 
 
-def test_each_class_has_its_precision_recall_and_f1():
-    there = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], bool)
-    given = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]], bool)
-    one, two, none = judged.per_class(there, given, ("one", "two", "none"))
-    assert (one.rows, one.answered, one.right) == (3, 2, 2)
-    assert (one.precision, one.recall, one.f1) == (1.0, pytest.approx(2 / 3), pytest.approx(0.8))
-    assert (two.precision, two.recall, two.f1) == (pytest.approx(1 / 3), 0.5, pytest.approx(0.4))
-    assert all(math.isnan(v) for v in (none.precision, none.recall, none.f1))
+def test_the_confusion_counts_true_classes_by_row():
+    found = confusion(np.array([0, 1, 1, 2, 0]), np.array([0, 1, 0, 2, 0]), ("a", "b", "c"))
+    assert found.counts.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert (found.names, found.folded) == (("a", "b", "c"), 0)
 
 
-def test_the_calibration_error_is_that_of_the_paper():
-    # Two answers of .65 (one right), two of .95 (both right), one of .2, on the edge of its bin (wrong).
-    chances, came = np.array([0.65, 0.65, 0.95, 0.95, 0.2]), np.array([True, False, True, True, False])
-    found = judged.calibration(chances, came)
-    assert [(b.low, b.high, b.count, b.right) for b in found.bins] == [
-        (0.1, 0.2, 1, 0.0),
-        (0.6, 0.7, 2, 0.5),
-        (0.9, 1.0, 2, 1.0),
-    ]
-    assert found.error == pytest.approx((1 * 0.2 + 2 * 0.15 + 2 * 0.05) / 5)
-    assert found.overall == pytest.approx(0.68 - 0.6)
+def test_of_many_classes_those_with_mistakes_are_shown_and_the_rest_is_one():
+    truth = np.array([0, 1, 2, 3, 4, 4, 4])
+    predicted = np.array([0, 1, 2, 3, 4, 2, 0])
+    found = confusion(predicted, truth, "abcde", most=3)
+    assert found.names == ("a", "e", "others")
+    assert found.folded == 3
+    # rows: a, e, the rest (b, c, d, each rightly told)
+    assert found.counts.tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 3]]
+    assert found.counts.sum() == len(truth)
 
 
-def test_what_says_the_truth_has_no_calibration_error():
-    came = np.array([True] * 3 + [False])
-    assert judged.calibration(np.full(4, 0.75), came).error == pytest.approx(0)
-    assert judged.calibration(np.array([0.0, 1.0]), np.array([False, True])).error == 0
+def test_the_calibration_error_is_the_mean_distance_of_its_bins():
+    chances = np.array([0.95, 0.91, 0.55, 0.6, 0.6])
+    right = np.array([True, True, False, True, False])
+    found = calibration(chances, right)
+    assert found.counts.tolist() == [0, 0, 0, 0, 0, 3, 0, 0, 0, 2]  # 0.6 lies in (0.5, 0.6]
+    assert found.accuracy[[5, 9]].tolist() == pytest.approx([1 / 3, 1.0])
+    assert found.confidence[[5, 9]].tolist() == pytest.approx([1.75 / 3, 0.93])
+    assert found.error == pytest.approx((3 * abs(1 / 3 - 1.75 / 3) + 2 * 0.07) / 5)
 
 
-def test_losses_and_entropies_of_rows():
-    chances = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
-    assert judged.class_losses(chances, np.array([1, 0])) == pytest.approx([math.log(4), 0])
-    assert np.isfinite(judged.class_losses(chances, np.array([0, 2]))).all()
-    assert judged.entropies(chances, sets=False) == pytest.approx([1.5 * math.log(2), 0], abs=1e-9)
-    labels, there = np.array([[0.5, 0.25]]), np.array([[True, False]])
-    assert judged.label_losses(labels, there) == pytest.approx([(math.log(2) - math.log(0.75)) / 2])
-    quarter = -0.25 * math.log(0.25) - 0.75 * math.log(0.75)
-    assert judged.entropies(labels, sets=True) == pytest.approx([(math.log(2) + quarter) / 2])
+def test_probabilities_at_the_ends_have_a_bin_and_no_rows_have_no_error():
+    assert calibration(np.array([0.0, 1.0]), np.array([False, True])).counts.tolist() == [1, *[0] * 8, 1]
+    assert calibration(np.zeros(0), np.zeros(0, bool)).error == 0.0
+
+
+def test_the_scores_of_a_label_are_left_open_where_they_divide_by_zero():
+    chosen = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 0]], bool)
+    truth = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0]], bool)
+    first, second, third = label_scores(chosen, truth, ("a", "b", "c"))
+    assert (first.rows, first.predicted, first.precision, first.recall, first.f1) == (2, 2, 0.5, 0.5, 0.5)
+    assert (second.precision, second.recall, second.f1) == (None, 0.0, 0.0)
+    assert (third.precision, third.recall, third.f1) == (None, None, None)
+
+
+def test_the_loss_of_a_row_is_the_tasks_own():
+    of_classes = held("multiclass", ["a", "b", "c"], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    assert of_classes.losses()[:2] == pytest.approx([math.log(3)] * 2)
+    assert of_classes.losses()[2] < 0.001
+    of_numbers = held("regression", [1.0, 3.0], [[-1.0], [0.0]])
+    assert of_numbers.losses() == pytest.approx([0.0, 1.0])
+    of_labels = held("multilabel", [["a"], ["a", "b"]], [[0.0, 0.0], [20.0, -20.0]])
+    assert of_labels.losses() == pytest.approx([math.log(2), 10.0], rel=1e-4)
+
+
+def test_the_doubt_of_a_row_is_the_entropy_of_its_answer():
+    of_classes = held("multiclass", ["a", "b"], [[0.0, 0.0], [80.0, 0.0]])
+    assert of_classes.doubts() == pytest.approx([math.log(2), 0.0])
+    of_labels = held("multilabel", [["a"], ["a", "b"]], [[0.0, 0.0], [0.0, 90.0]])
+    assert of_labels.doubts() == pytest.approx([math.log(2), math.log(2) / 2])
+    assert held("regression", [1.0, 3.0], [[0.0], [0.0]]).doubts() is None
+
+
+def test_rows_are_thinned_evenly_from_first_to_last():
+    assert thinned(5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert thinned(101, 3).tolist() == [0, 50, 100]
+    assert thinned(0, 3).tolist() == []

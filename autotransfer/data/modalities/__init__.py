@@ -14,11 +14,11 @@ unreadable rows, tables, folders, datasets and predictions work from this protoc
   (:data:`autotransfer.protocols.MASK`, [B, T], 1 where there is something) says where: core pools features under it.
   ``tools`` loads, once a process and backbone, what ``stack`` needs beside the row (a tokenizer).
   ``adjusted`` fits the fields to the data: a window that is no longer than the longest clip.
+- ``preview``: a decoded row as the report shows it.
 - ``keep``: decoded rows that are kept for all trials of a process or, in the store, of all runs. None: nothing is.
 - predicting: ``one`` tells one item from many; ``many_of`` takes a list, in which each row may be at fault for itself.
 - the kit: ``samples`` and ``odd`` give made-up decoded items.
-- beyond: ``shown`` makes a decoded item small enough to stand on a page; ``steps`` tells in words what ``stack`` does,
-  and ``ragged`` whether its batches differ in length, for who uses an exported model.
+- exports: ``steps`` tells in words what ``stack`` does, and ``ragged`` whether its batches differ in length.
 """
 
 from __future__ import annotations
@@ -67,13 +67,12 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a page shows of a row: a text, or a small picture or sound."""
+class Preview:
+    """A row as a person may see or hear it, small enough for a report."""
 
-    text: str = ""
-    media: str = ""
-    """Media type of ``body``, such as ``image/jpeg``; empty: there is but the text."""
-    body: bytes = b""
+    kind: str
+    """Media type: ``image/...``, ``audio/...``, or ``text/plain`` in UTF-8."""
+    body: bytes
 
 
 class Tally(Protocol):
@@ -137,7 +136,7 @@ class Modality(Protocol):
     """A batch of inputs is as long as its longest row; else all batches have the same shape."""
 
     augmentations: tuple[str, ...]
-    """What ``stack`` knows to do to training rows beside ``none``; ``views`` among them where there are fixed ones."""
+    """What may be done to training rows beside ``none``, likeliest to help first: kinds of ``schema.AUGMENTATIONS``."""
     views: tuple[str, ...]
     """Names of the fixed views of a row, the row as it is first; empty: it has no other."""
 
@@ -185,6 +184,14 @@ class Modality(Protocol):
         """Return the measurements of a decoded item: rows that a plugin's dataset loads."""
         ...
 
+    def steps(self, spec: Any, tools: Any) -> Sequence[str]:
+        """Return in words, step by step, how ``stack`` makes an item into an input: for users of an exported model."""
+        ...
+
+    def preview(self, decoded: Any) -> Preview:
+        """Return a decoded item as a small picture, a short sound or the beginning of a text."""
+        ...
+
     def hash(self, item: Any) -> str:
         """Return a hash that equal items share; a DataError where it cannot be read."""
         ...
@@ -207,7 +214,15 @@ class Modality(Protocol):
     def stack(
         self, items: Sequence[Any], spec: Any, tools: Any, augment: str, rng: np.random.Generator | None
     ) -> Inputs:
-        """Return decoded items as one batch of inputs."""
+        """Return decoded items as one batch of inputs: as they are, or ``light`` or ``strong``, by ``rng``."""
+        ...
+
+    @property
+    def altered(self) -> Callable[[Any, Any, Any, str, np.random.Generator], Inputs] | None:
+        """What augments inputs that ``stack`` gave (inputs, spec, tools, kind, random numbers): kept rows serve for it.
+
+        None: ``stack`` augments decoded items, for which kept rows do not serve.
+        """
         ...
 
     def view(self, items: Sequence[Any], spec: Any, tools: Any, numbers: Sequence[int], rows: Sequence[int]) -> Inputs:
@@ -246,14 +261,6 @@ class Modality(Protocol):
 
     def odd(self) -> Mapping[str, Any]:
         """Return odd decoded items by name, which every backbone must stand."""
-        ...
-
-    def steps(self, spec: Any, tools: Any) -> Sequence[str]:
-        """Return in words, step by step, how ``stack`` makes an item into an input: for users of an exported model."""
-        ...
-
-    def shown(self, decoded: Any) -> Shown:
-        """Return a decoded item as a page shows it, some kilobytes at most; a DataError where it cannot be read."""
         ...
 
 

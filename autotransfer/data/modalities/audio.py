@@ -18,14 +18,15 @@ from autotransfer.data.audio import (
     Clip,
     Measure,
     as_clip,
+    beginning,
     content_hash,
-    excerpt,
     from_array,
     is_pair,
     measured,
+    wav_bytes,
 )
 from autotransfer.data.blocks import Blocks
-from autotransfer.data.modalities import TABLES, Look, Shown
+from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.errors import DataError
 from autotransfer.schema import DataIssue
 from autotransfer.spec import AudioInput
@@ -46,6 +47,8 @@ MOST = 0.95
 """Share of the clips that fit into the window of a run; the others are heard in pieces."""
 SHORTEST = 0.25
 """Seconds that a window is not cut below."""
+HEARD = 5
+"""Seconds of a clip that a report plays."""
 CHANNELS = 8
 """An array [samples, channels] has at most so many."""
 Array = np.ndarray[Any, Any]
@@ -133,7 +136,7 @@ class AudioModality:
     feature = "Audio"
     by_name = True
     ragged = False
-    augmentations: tuple[str, ...] = ()
+    augmentations = ("light", "strong", "mixup")
     views: tuple[str, ...] = ()
 
     def owns(self, x: Any) -> bool:
@@ -210,6 +213,21 @@ class AudioModality:
         clip = as_clip(decoded)
         return measured(clip if clip.samples is not None or clip.source is None else clip.source, clip.name)
 
+    def steps(self, spec: AudioInput, tools: Any) -> list[str]:
+        """Return the steps from a clip to its input."""
+        count = waves.samples_of(spec)
+        told = [
+            "average the channels; samples lie between -1 and 1",
+            f"resample to {spec.sample_rate} Hz (scipy.signal.resample_poly)",
+            f"follow a clip of fewer than {count} samples by zeros; of a longer one take up to {PIECES} equal pieces "
+            "from its beginning to its end",
+        ]
+        return [*told, *(["attention_mask is 1 on the clip's samples, 0 on what follows"] if spec.mask else [])]
+
+    def preview(self, decoded: Any) -> Preview:
+        """Return the first 5 seconds of a clip as a WAV file: mono, 16 kHz, 16 bits."""
+        return Preview("audio/wav", wav_bytes(beginning(as_clip(decoded), HEARD, RATE), RATE))
+
     def hash(self, item: Any) -> str:
         """Return a hash of a file's bytes, or of samples and their rate."""
         return content_hash(item)
@@ -236,7 +254,14 @@ class AudioModality:
         arrays = {n: np.zeros(shape, kind) for n, (shape, kind) in waves.shapes(len(items), spec).items()}
         for slot, item in enumerate(items):
             waves.put(arrays, slot, as_clip(item), spec)
-        return waves.inputs(arrays, spec)
+        inputs = waves.inputs(arrays, spec)
+        return inputs if augment == "none" or rng is None else self.altered(inputs, spec, tools, augment, rng)
+
+    def altered(
+        self, inputs: Any, spec: AudioInput, tools: Any, augment: str, rng: np.random.Generator
+    ) -> dict[str, Tensor] | Tensor:
+        """Return clips of another gain and place in time, and with masks in time and frequency where ``strong``."""
+        return waves.altered(inputs, spec, augment, rng)
 
     def view(
         self, items: Sequence[Any], spec: AudioInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]
@@ -286,22 +311,6 @@ class AudioModality:
             "stereo": from_array(rng.normal(0, 0.1, (22_050, 2)), 44_100),
             "very long": from_array(rng.normal(0, 0.1, 8_000 * 300).astype(np.float32), 8_000),
         }
-
-    def steps(self, spec: AudioInput, tools: Any) -> list[str]:
-        """Return the steps from a clip to its input."""
-        count = waves.samples_of(spec)
-        told = [
-            "average the channels; samples lie between -1 and 1",
-            f"resample to {spec.sample_rate} Hz (scipy.signal.resample_poly)",
-            f"follow a clip of fewer than {count} samples by zeros; of a longer one take up to {PIECES} equal pieces "
-            "from its beginning to its end",
-        ]
-        return [*told, *(["attention_mask is 1 on the clip's samples, 0 on what follows"] if spec.mask else [])]
-
-    def shown(self, decoded: Any) -> Shown:
-        """Return the beginning of a clip as MP3, and how long the whole is as text."""
-        clip = as_clip(decoded)
-        return Shown(f"{clip.seconds:.2f} s, {clip.rate} Hz", "audio/mpeg", excerpt(clip))
 
 
 class Windows:

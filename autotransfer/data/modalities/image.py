@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +21,12 @@ from autotransfer.data.image import (
     from_array,
     look,
     normalised,
-    thumbnail,
     to_bytes,
     viewed,
     white_of,
     window,
 )
-from autotransfer.data.modalities import TABLES, Look, Shown
+from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.data.pixels import Pixels
 from autotransfer.errors import DataError
 from autotransfer.spec import ImageInput
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 DRAFT = 64
 """A JPEG is decoded at no less than this many pixels to be looked at: damage shows all the same."""
+THUMBNAIL = 96
+"""Pixels of the longer side of an image in a report."""
 Array = np.ndarray[Any, Any]
 Measure = tuple[tuple[int, int], int]
 """Width and height, and planes (1 or 3)."""
@@ -109,7 +111,8 @@ class ImageModality:
     feature = "Image"
     by_name = True
     ragged = False
-    augmentations = ("light", "views")
+    augmentations = ("light", "cutmix", "mixup", "strong", "views")
+    altered = None
     views = VIEWS
 
     def owns(self, x: Any) -> bool:
@@ -166,6 +169,24 @@ class ImageModality:
         """Return size and planes of an image."""
         image: Image.Image = as_image(decoded)
         return image.size, len(image.getbands())
+
+    def steps(self, spec: ImageInput, tools: Any) -> list[str]:
+        """Return the steps from an image to its input."""
+        return [
+            "turn the image upright (EXIF), put transparency over white, convert it to "
+            + ("grey" if spec.channels == 1 else "RGB"),
+            f"cut the middle square whose side is {spec.crop:g} of the shorter side, and resize it to {spec.size} x "
+            f"{spec.size} pixels in one {spec.interpolation} resampling of that box (Pillow's Image.resize with box=)",
+            "divide by 255, subtract mean and divide by std of each channel: float32 [channels, height, width]",
+        ]
+
+    def preview(self, decoded: Any) -> Preview:
+        """Return an image as a JPEG of at most 96 x 96 pixels."""
+        small: Image.Image = as_image(decoded).convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        body = io.BytesIO()
+        small.save(body, "JPEG", quality=80)
+        return Preview("image/jpeg", body.getvalue())
 
     def hash(self, item: Any) -> str:
         """Return a hash of a file's bytes, or of pixels."""
@@ -236,21 +257,6 @@ class ImageModality:
             "a long strip": np.zeros((4, 900, 3), np.uint8),
         }
         return {name: np.asarray(from_array(pixels)) for name, pixels in given.items()}
-
-    def steps(self, spec: ImageInput, tools: Any) -> list[str]:
-        """Return the steps from an image to its input."""
-        return [
-            "turn the image upright (EXIF), put transparency over white, convert it to "
-            + ("grey" if spec.channels == 1 else "RGB"),
-            f"cut the middle square whose side is {spec.crop:g} of the shorter side, and resize it to {spec.size} x "
-            f"{spec.size} pixels in one {spec.interpolation} resampling of that box (Pillow's Image.resize with box=)",
-            "divide by 255, subtract mean and divide by std of each channel: float32 [channels, height, width]",
-        ]
-
-    def shown(self, decoded: Any) -> Shown:
-        """Return a small JPEG, and the size of the image as text."""
-        image = as_image(decoded)
-        return Shown(f"{image.width} x {image.height}", "image/jpeg", thumbnail(image))
 
 
 MODALITY = ImageModality()

@@ -1,0 +1,110 @@
+"""Which classes are to count alike: what the profile settles, and what is left to the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autotransfer.codec import Scalar
+from autotransfer.data.prepare import IMBALANCED
+from autotransfer.schema import BALANCES, Profile, TrialRecord
+from autotransfer.space import Choice, Domain
+from autotransfer.tasks.metrics import EVEN
+from autotransfer.tasks.thresholds import DECISIONS, Shift, best_shift
+from autotransfer.train.balance import log_priors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from autotransfer.protocols import Task
+
+BALANCE, THRESHOLDS = "balance", "thresholds"
+BETWEEN = ("f1", "f1_micro")
+"""Metrics whose best threshold lies somewhere between that of the rows as they are and that of equal classes."""
+SHOWN = 10
+"""Shifts that are told of."""
+_UNSUITED = {"regression": ("logits", "weights", "sampling"), "multilabel": ("sampling",)}
+"""What has no meaning for a task."""
+
+
+def balancing(profile: Profile, *, closed: bool) -> dict[str, Domain]:
+    """Return the domains of ``balance`` and ``thresholds`` where the data and their metric call for them.
+
+    One value says all of the balance: each of its kinds alone makes classes count alike, two of them too much. For
+    metrics that count classes alike, the first is the logit-adjusted loss, which needs no other order of rows; the
+    sampler is for who asks for it: it shows small classes again and again, and some rows not at all. Thresholds are
+    no choice: whether the logits are shifted is decided at the end on the validation rows, and costs nothing.
+
+    Args:
+        profile: of the data.
+        closed: the head has its own closed form, whose logits are adjusted or not.
+    """
+    if profile.task == "multilabel":
+        return {THRESHOLDS: Choice((True,))} if profile.metric in BETWEEN else {}
+    even, between = profile.metric in EVEN, profile.metric in BETWEEN
+    if profile.imbalance <= IMBALANCED or not profile.classes or not (even or between):
+        return {}
+    kinds = ("logits",) if closed else ("logits", "weights")
+    return {BALANCE: Choice((*kinds, "none") if even else ("none", *kinds)), THRESHOLDS: Choice((True,))}
+
+
+def usual(domains: Mapping[str, Domain]) -> dict[str, Scalar]:
+    """Return the balance that what is always tried has: the first of its domain."""
+    domain = domains.get(BALANCE)
+    return {BALANCE: domain.values[0]} if isinstance(domain, Choice) else {}
+
+
+def faults(profile: Profile, given: Mapping[str, Domain]) -> list[str]:
+    """Return what is wrong with a caller's domains of these names."""
+    found = []
+    if BALANCE in given:
+        kinds = [k for k in BALANCES if k not in _UNSUITED.get(profile.task, ())]
+        if not _within(given[BALANCE], kinds):
+            found.append(f"balance is {shown(given[BALANCE])}; wanted for {profile.task} some of: {', '.join(kinds)}")
+    if THRESHOLDS in given:
+        some = profile.metric in DECISIONS
+        if not _within(given[THRESHOLDS], [False, True] if some else [False]):
+            wanted = "true or false" if some else f"false: no threshold changes {profile.metric}"
+            found.append(f"thresholds is {shown(given[THRESHOLDS])}; wanted {wanted}")
+    return found
+
+
+def shifted(record: TrialRecord, task: Task, outputs: Tensor, targets: Tensor, training: Tensor) -> TrialRecord:
+    """Return a trial's record with the shift of its logits, where its recipe asks for one and it is shown to help.
+
+    The scores stay as they are: trials are compared without it, and no choice on the validation rows flatters them.
+
+    Args:
+        record: of the trial.
+        task: of the data.
+        outputs: of its best weights on the validation rows, ``float32`` [N, K].
+        targets: of the same rows.
+        training: targets of the training rows.
+    """
+    asked = record.recipe.training.thresholds
+    found = best_shift(task, outputs, targets, log_priors(training, task.outputs)) if asked else None
+    return record if found is None else replace(record, shift=found.values, notes=(*record.notes, _told(found, task)))
+
+
+def _told(found: Shift, task: Task) -> str:
+    named = [f"{name} {value:+.3g}" for name, value in zip(task.classes, found.values, strict=True) if value]
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    return (
+        f"its logits are shifted ({', '.join(named[:SHOWN])}{more}): {task.metric} {found.before:.4f} on the "
+        f"validation rows without, {found.after:.4f} with it, each fifth of them shifted as the others say"
+    )
+
+
+def shown(domain: Domain) -> str:
+    """Return a domain as a caller wrote it.
+
+    >>> shown(Choice(("a", True)))
+    "'a', True"
+    """
+    return ", ".join(map(repr, domain.values)) if isinstance(domain, Choice) else str(domain)
+
+
+def _within(domain: Domain, values: Sequence[Scalar]) -> bool:
+    known = {(type(v), v) for v in values}  # true is not 1 here
+    return isinstance(domain, Choice) and all((type(v), v) in known for v in domain.values)
