@@ -33,7 +33,7 @@ from autotransfer.protocols import Task
 from autotransfer.schema import Recipe
 from autotransfer.spec import BackboneSpec
 from autotransfer.train.network import TransferNetwork
-from autotransfer.weights import sha256
+from autotransfer.weights import mend_torchvision, sha256
 
 FORMATS = ("onnx",)
 TOLERANCE = 1e-4
@@ -137,6 +137,7 @@ def _exported(subject: Subject, path: Path) -> dict[str, Any]:
     whole = _Whole(copy.deepcopy(subject.network).cpu(), task, names).eval()
     answers = tuple(task.answers(torch.zeros(1, task.outputs)))
     axes = {0: "batch", 1: "length"} if kind.ragged else {0: "batch"}
+    mend_torchvision()  # the exporter looks for it
     with _quiet(), _reasons(f"{spec.id} cannot be exported to ONNX"), torch.no_grad():
         # Not optimised: onnxscript takes x + 1e-9 for x + 0, and the logarithm of silence is then infinite. The
         # runtime optimises what it loads in any case.
