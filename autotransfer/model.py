@@ -264,6 +264,24 @@ class TransferModel:
             self._assets = to / ASSETS  # what they were copied from may go
         return to
 
+    def export(self, path: str | Path, to: str = "onnx") -> Path:
+        """Write the network, from prepared inputs to outputs and answers, for other runtimes, and return its path.
+
+        It is checked against this model to 1e-4; ``PATH.json`` says what goes in, how it is prepared, what comes out.
+
+        Args:
+            path: of the file, ending with ``.onnx``; an older one is replaced.
+            to: the format.
+
+        Raises:
+            ConfigError: format or suffix are unknown, or ``autotransfer[export]`` is not installed.
+            ModelError: the model cannot be exported, with the reason; nothing is written.
+        """
+        from autotransfer import export
+
+        own = (self._network, self.task, self.spec, self.recipe, self._opened(), self._assets)
+        return export.write(export.Subject(*own), Path(path), to)
+
     def __repr__(self) -> str:
         return f"TransferModel({self.spec.id}, {self.recipe.strategy}, task={self.task.name})"
 

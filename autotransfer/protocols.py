@@ -143,6 +143,13 @@ class Task(Protocol):
         """Return the deciding metric with its sign turned so that higher is better."""
         ...
 
+    def answers(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Return what a user wants of outputs [N, outputs], by name, as tensors: it is exported with the network.
+
+        ``probabilities`` [N, classes], or ``values`` [N] in the target's own unit.
+        """
+        ...
+
     def probabilities(self, outputs: Tensor) -> np.ndarray[Any, Any]:
         """Return ``float64`` [N, classes].
 

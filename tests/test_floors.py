@@ -15,7 +15,19 @@ FLOORS = (
     ("protocols", "hookspecs", "contract", "home", "mend", "discovery", "registry", "plugin"),
     ("weights", "store", "store_files", "tasks", "data", "train"),
     ("search",),
-    ("config", "pool", "runs", "finish", "model_assets", "model_folder", "report", "model", "engine", "estimators"),
+    (
+        "config",
+        "pool",
+        "runs",
+        "finish",
+        "model_assets",
+        "model_folder",
+        "report",
+        "export",
+        "model",
+        "engine",
+        "estimators",
+    ),
     ("__init__", "cli", "__main__", "testing", "demo"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

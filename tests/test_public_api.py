@@ -76,6 +76,7 @@ def test_the_other_functions_have_these_signatures(name, wanted):
         ("leaderboard", "self"),
         ("report", "self"),
         ("save", "self path"),
+        ("export", "self path to='onnx'"),
     ],
 )
 def test_a_model_has_these_methods(name, wanted):

@@ -1,4 +1,4 @@
-"""The verbs that use what a search left: predict, evaluate, leaderboard, report."""
+"""The verbs that use what a search left: predict, evaluate, export, leaderboard, report."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     """Add these verbs."""
     verb(app, "predict")(predict)
     verb(app, "evaluate")(evaluate)
+    verb(app, "export")(export)
     verb(app, "leaderboard")(leaderboard)
     verb(app, "report")(report)
 
@@ -69,6 +70,32 @@ def evaluate(
     table = columns([{"metric": n, "value": v} for n, v in scores.items()])
     lines = [evaluation(found), "", *table, *(f"left out: {n}: {why}" for n, why in left_out.items())]
     return Said(body, "\n".join(lines))
+
+
+def export(
+    model: Model,
+    to: Annotated[str, typer.Option(help="The format: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="The file to write; MODEL.onnx beside the model folder.")] = None,
+    plugins: Plugins = None,
+) -> Said:
+    """Write a model's network for other runtimes, checked against the model to 1e-4."""
+    from autotransfer.export import note_of
+    from autotransfer.model import load
+    from autotransfer.model_folder import find
+
+    where = find(model)
+    path = load(model, plugins or ()).export(out or where.with_name(f"{where.name}.onnx"), to)
+    note = note_of(path)
+    told = _json(note)
+    checked = told["checked"]
+    takes, gives = (", ".join(f"{i['name']} {i['shape']}" for i in told[n]) for n in ("inputs", "outputs"))
+    lines = [
+        f"saved    {path}   how its inputs are prepared: {note}",
+        f"takes    {takes}",
+        f"gives    {gives}",
+        f"checked  {checked['rows']} rows by {checked['runtime']}: off by {checked['largest_difference']:.1e} at most",
+    ]
+    return Said({"path": path, "note": note, **told}, "\n".join(lines))
 
 
 def leaderboard(folder: Run) -> Said:

@@ -24,6 +24,8 @@ REPORT = "report.html"
 """Its name in a run folder."""
 MOST_TRIALS = 100
 """Rows of the leaderboard that are shown."""
+FEW_CLASSES, MOST_CLASSES = 12, 200
+"""Classes whose rows are shown at once, and at a click."""
 MOST_POINTS = 1000
 """Rows in a scatter of numbers."""
 MOST_LABELS = 50
@@ -42,6 +44,9 @@ def page(run: RunRecord, held: HeldOut | None) -> str:
     text = _template().render(
         run=run,
         account=account(run),
+        counts=_counts(run),
+        few=FEW_CLASSES,
+        most=MOST_CLASSES,
         tiles=list(_tiles(run)),
         verdict=conclusion(run) if run.test is not None and run.baseline is not None else "",
         columns=(*COLUMNS[:-1], "survey", COLUMNS[-1]),
@@ -91,6 +96,12 @@ def _tiles(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         yield "cost", f"{part:.2g} x", f"of one full fine-tune; {spent}"
     else:
         yield "cost", clock(run.seconds), spent
+
+
+def _counts(run: RunRecord) -> list[tuple[str, int, float]]:
+    """Return classes or labels with their rows, the most first, and the share of these in the most of all."""
+    ranked = sorted(run.profile.counts.items(), key=lambda pair: -pair[1])
+    return [(name, count, count / max(1, ranked[0][1])) for name, count in ranked]
 
 
 def _cell(name: str, value: Any) -> str:

@@ -93,9 +93,13 @@ class Multiclass:
         """Return the deciding metric, higher is better."""
         return signed(self.metric, scores)
 
+    def answers(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Return the ``probabilities`` [N, classes], in the outputs' type."""
+        return {"probabilities": torch.softmax(outputs, 1)}
+
     def probabilities(self, outputs: Tensor) -> Array:
         """Return ``float64`` [N, classes]."""
-        return torch.softmax(outputs.double(), 1).numpy()
+        return self.answers(outputs.double())["probabilities"].numpy()
 
     def decode(self, outputs: Tensor) -> Array:
         """Return the likeliest label of each row: an array [N] of the labels' own type, ``object`` for several."""

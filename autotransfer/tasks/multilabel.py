@@ -109,9 +109,13 @@ class Multilabel:
         """Return the deciding metric, higher is better."""
         return signed(self.metric, scores)
 
+    def answers(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Return the ``probabilities`` of the labels [N, labels], in the outputs' type."""
+        return {"probabilities": torch.sigmoid(outputs)}
+
     def probabilities(self, outputs: Tensor) -> Array:
         """Return the chance of each label, ``float64`` [N, labels]."""
-        return torch.sigmoid(outputs.double()).numpy()
+        return self.answers(outputs.double())["probabilities"].numpy()
 
     def decode(self, outputs: Tensor) -> Array:
         """Return the labels with a chance of one half or more, in the form that rows were given in.

@@ -90,6 +90,10 @@ class Regression:
         """Return the deciding metric, higher is better."""
         return signed(self.metric, scores)
 
+    def answers(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Return the ``values`` [N] in the target's own unit, in the outputs' type."""
+        return {"values": outputs[:, 0] * self.scale + self.mean}
+
     def probabilities(self, outputs: Tensor) -> Array:
         """Refuse: a regression has none.
 
@@ -100,7 +104,7 @@ class Regression:
 
     def decode(self, outputs: Tensor) -> Array:
         """Return numbers ``float64`` [N] in the target's own unit."""
-        return outputs[:, 0].double().numpy() * self.scale + self.mean
+        return self.answers(outputs.double())["values"].numpy()
 
 
 def _numbers(values: Sequence[Any]) -> Array:

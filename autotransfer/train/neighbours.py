@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,16 +39,24 @@ class NeighbourHead(Head):
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("link", torch.tensor(0))
         self.register_buffer("bias", torch.zeros(outputs))
+        self.settle()
+
+    def _load_from_state_dict(self, *given: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*given, **named)
+        self.settle()
+
+    def settle(self) -> None:
+        """Read what decides the way of an answer from the buffers: an export follows no way that tensors decide."""
+        self.count, self.linked = int(self.neighbours), LINKS[int(self.link)]
 
     def answer(self, scaled: Tensor) -> Tensor:
         """Return ``float32`` [N, outputs] from standardised features [N, width]."""
-        near = (functional.normalize(scaled, dim=1) @ self.keys.T).topk(int(self.neighbours), dim=1)
+        near = (functional.normalize(scaled, dim=1) @ self.keys.T).topk(self.count, dim=1)
         weights = torch.softmax(near.values / self.temperature, 1)
         mean = torch.einsum("nk,nkc->nc", weights, self.values[near.indices])
-        link = LINKS[int(self.link)]
-        if link == "softmax":
+        if self.linked == "softmax":
             return mean.clamp_min(LEAST).log() + self.bias
-        return (mean.clamp(LEAST, 1.0 - LEAST).logit() if link == "sigmoid" else mean) + self.bias
+        return (mean.clamp(LEAST, 1.0 - LEAST).logit() if self.linked == "sigmoid" else mean) + self.bias
 
     @property
     def offset(self) -> Tensor:
@@ -64,6 +73,7 @@ class NeighbourHead(Head):
         self.neighbours.fill_(state.neighbours)
         self.temperature.fill_(state.temperature)
         self.link.fill_(LINKS.index(state.link))
+        self.settle()
 
 
 def with_state(head: Head, state: HeadState | NeighbourState) -> Head:

@@ -46,7 +46,7 @@ class Whisper(nn.Module):
         x = functional.gelu(encoder.conv1(x))
         steps = (frames + 1) // 2
         x = functional.gelu(encoder.conv2(x)).transpose(1, 2)[:, :steps]
-        x = x + encoder.embed_positions(torch.arange(steps, device=x.device).expand(len(x), steps))
+        x = x + encoder.embed_positions(torch.arange(steps, device=x.device).expand(x.shape[0], steps))
         held = mask_of((frames_of(lengths_of(attention_mask), HOP) + 1) // 2, steps)
         for layer in encoder.layers:
             x = layer(x, attention_mask=held[:, None, None])

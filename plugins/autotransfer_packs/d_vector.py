@@ -36,7 +36,7 @@ class _Layer(nn.LSTM):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # what a caller of LSTM gets besides is not used
         """Return the hidden states of each part, begun anew in each."""
         found: Tensor = super().forward(x.reshape(-1, FRAMES, x.shape[2]))[0]
-        return found.reshape(len(x), -1, WIDTH)
+        return found.reshape(x.shape[0], -1, WIDTH)  # len(x) would fix the number of rows in an export
 
 
 class DVector(nn.Module):

@@ -248,3 +248,15 @@ def test_a_page_that_cannot_be_written_does_not_lose_the_model(stripes, toynet, 
     assert not (tmp_path / "run" / "report.html").exists()
     assert load(tmp_path / "run", plugins=[toynet]).recipe == model.recipe
     assert "report.html" not in model.report()
+
+
+def test_the_rows_of_each_class_are_drawn_the_most_first_and_closed_where_they_are_many(run):
+    seen = Seen(page(run, None))
+    (own,) = seen.named("details")
+    assert "open" in own
+    assert "cat\n620\ndog\n420\nowl\n200" in seen.text
+    assert [i["style"] for i in seen.named("i")] == ["width: 100.0%", "width: 67.7%", "width: 32.3%"]
+    counts = {f"{BAD} {n}": 300 - n for n in range(250)}
+    many = Seen(page(replace(run, profile=replace(run.profile, counts=counts)), None))
+    assert "open" not in many.named("details")[0]
+    assert f"{BAD} 199\n101\n... and 50 more" in many.text

@@ -18,6 +18,7 @@ unreadable rows, tables, folders, datasets and predictions work from this protoc
 - ``keep``: decoded rows that are kept for all trials of a process or, in the store, of all runs. None: nothing is.
 - predicting: ``one`` tells one item from many; ``many_of`` takes a list, in which each row may be at fault for itself.
 - the kit: ``samples`` and ``odd`` give made-up decoded items.
+- exports: ``steps`` tells in words what ``stack`` does, and ``ragged`` whether its batches differ in length.
 """
 
 from __future__ import annotations
@@ -131,6 +132,9 @@ class Modality(Protocol):
     by_name: bool
     """Its files and columns are known by the names of files; what is not (texts) counts only where nothing else is."""
 
+    ragged: bool
+    """A batch of inputs is as long as its longest row; else all batches have the same shape."""
+
     augmentations: tuple[str, ...]
     """What may be done to training rows beside ``none``, likeliest to help first: kinds of ``schema.AUGMENTATIONS``."""
     views: tuple[str, ...]
@@ -178,6 +182,10 @@ class Modality(Protocol):
 
     def measure(self, decoded: Any) -> Any:
         """Return the measurements of a decoded item: rows that a plugin's dataset loads."""
+        ...
+
+    def steps(self, spec: Any, tools: Any) -> Sequence[str]:
+        """Return in words, step by step, how ``stack`` makes an item into an input: for users of an exported model."""
         ...
 
     def preview(self, decoded: Any) -> Preview:

@@ -13,6 +13,7 @@ import numpy as np
 from autotransfer.codec import Scalar
 from autotransfer.data import waves
 from autotransfer.data.audio import (
+    PIECES,
     SUFFIXES,
     Clip,
     Measure,
@@ -134,6 +135,7 @@ class AudioModality:
     )
     feature = "Audio"
     by_name = True
+    ragged = False
     augmentations = ("light", "strong", "mixup")
     views: tuple[str, ...] = ()
 
@@ -210,6 +212,17 @@ class AudioModality:
         """Return the measurements of a clip."""
         clip = as_clip(decoded)
         return measured(clip if clip.samples is not None or clip.source is None else clip.source, clip.name)
+
+    def steps(self, spec: AudioInput, tools: Any) -> list[str]:
+        """Return the steps from a clip to its input."""
+        count = waves.samples_of(spec)
+        told = [
+            "average the channels; samples lie between -1 and 1",
+            f"resample to {spec.sample_rate} Hz (scipy.signal.resample_poly)",
+            f"follow a clip of fewer than {count} samples by zeros; of a longer one take up to {PIECES} equal pieces "
+            "from its beginning to its end",
+        ]
+        return [*told, *(["attention_mask is 1 on the clip's samples, 0 on what follows"] if spec.mask else [])]
 
     def preview(self, decoded: Any) -> Preview:
         """Return the first 5 seconds of a clip as a WAV file: mono, 16 kHz, 16 bits."""

@@ -110,6 +110,7 @@ class ImageModality:
     names = ("image", "image_path", "img", "picture", "pixels", "path", "file", "filename", "file_name")
     feature = "Image"
     by_name = True
+    ragged = False
     augmentations = ("light", "cutmix", "mixup", "strong", "views")
     altered = None
     views = VIEWS
@@ -168,6 +169,16 @@ class ImageModality:
         """Return size and planes of an image."""
         image: Image.Image = as_image(decoded)
         return image.size, len(image.getbands())
+
+    def steps(self, spec: ImageInput, tools: Any) -> list[str]:
+        """Return the steps from an image to its input."""
+        return [
+            "turn the image upright (EXIF), put transparency over white, convert it to "
+            + ("grey" if spec.channels == 1 else "RGB"),
+            f"cut the middle square whose side is {spec.crop:g} of the shorter side, and resize it to {spec.size} x "
+            f"{spec.size} pixels in one {spec.interpolation} resampling of that box (Pillow's Image.resize with box=)",
+            "divide by 255, subtract mean and divide by std of each channel: float32 [channels, height, width]",
+        ]
 
     def preview(self, decoded: Any) -> Preview:
         """Return an image as a JPEG of at most 96 x 96 pixels."""

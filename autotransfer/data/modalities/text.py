@@ -116,6 +116,7 @@ class TextModality:
     )
     feature = ""
     by_name = False
+    ragged = True
     augmentations = ("light", "strong", "mixup")
     views = ()
 
@@ -173,6 +174,17 @@ class TextModality:
     def measure(self, decoded: Any) -> Measure:
         """Return the measurements of a text."""
         return Measure(*as_text(decoded))
+
+    def steps(self, spec: TextInput, tools: Tokenizer | None) -> list[str]:
+        """Return the steps from a text to its input."""
+        if tools is None:
+            return ["give the texts as they are"]
+        return [
+            f"make token ids with the backbone's tokenizer, whose files are the assets, cut to {spec.max_length} "
+            "tokens with the special ones",
+            f"pad on the right to the longest text of the batch with the id {tools.pad}: int64 [batch, length]",
+            "attention_mask is 1 where there is a token and 0 where it is padded; an empty text has one 1",
+        ]
 
     def preview(self, decoded: Any) -> Preview:
         """Return the first 300 characters of a text."""
