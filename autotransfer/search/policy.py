@@ -24,6 +24,7 @@ from autotransfer.search.jobs import Context, Generation, RungJob
 from autotransfer.search.prices import Prices
 from autotransfer.search.rounds import Rounds
 from autotransfer.search.surrogate import Observation, Surrogate, improvement
+from autotransfer.tasks.metrics import ceiling
 
 if TYPE_CHECKING:
     from autotransfer.registry import Registry
@@ -119,7 +120,8 @@ class Search:
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self._visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
-        told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past)
+        most = ceiling(self.profile.metric)
+        told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past, most)
         self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
         yield from self._tune(proposer)
         yield from self._last_rung()
@@ -214,7 +216,7 @@ class Search:
 
     def _worth(self, mean: float, spread: float, best: float, cost: float) -> float:
         """Return the expected improvement for one unit of cost; 0 where the validation rows could not show it."""
-        gain = improvement(mean, spread, best)
+        gain = improvement(mean, spread, best, self.surrogate.ceiling)
         return gain / self._share(cost) if gain >= self.surrogate.least else 0.0
 
     def _promotions(self, batch: Sequence[Trial]) -> list[Option]:
@@ -263,7 +265,7 @@ class Search:
         """Return why the leader's last rung is not run again at this cost, after other rivals; empty: it is."""
         mean, spread, mark = hoped(self._best_skill(), before)
         if AUGMENT not in self.space.given and self._worth(mean, spread, mark, cost) < self._price:
-            gain = improvement(mean, spread, mark)
+            gain = improvement(mean, spread, mark, self.surrogate.ceiling)
             return f"the {gain:.2g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
         if self.budget == Budget() and self.spent + planned + cost > UNLIMITED_UNITS * self.unit:
             return f"the search would cost more than {UNLIMITED_UNITS:g} units"

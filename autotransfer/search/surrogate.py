@@ -83,6 +83,7 @@ class Surrogate:
         floor: objective of the constant predictor; None where there is no baseline.
         validation: rows that objectives were measured on.
         past: what recipes gained in earlier runs.
+        ceiling: the highest objective that there is.
         phases: gives those of a recipe; None where they are not known, so that its values tell.
     """
 
@@ -92,6 +93,7 @@ class Surrogate:
         floor: float | None,
         validation: int,
         past: Sequence[Observation] = (),
+        ceiling: float = math.inf,
         phases: Callable[[Recipe], Sequence[Phase] | None] = lambda _recipe: None,
     ) -> None:
         self.top = max(survey.values(), default=0.0)
@@ -99,8 +101,9 @@ class Surrogate:
         self.floor = floor if floor is not None else lowest - max(0.1 * abs(lowest), self.top - lowest, 1e-3)
         self.scale = max(self.top - self.floor, 0.02 * abs(self.top), 1e-9)
         self.survey = {i: self.skill(v) for i, v in survey.items()}
+        self.ceiling = self.skill(ceiling)
         # Trials are compared on the same rows, so that half of the sampling error is common to all of them.
-        self.noise = 0.25 / math.sqrt(max(4, validation))
+        self.noise = 0.5 * sampling_error(self.top, self.floor, validation) / self.scale
         self.past = list(past)
         self.phases = phases
         self.shapes: dict[str, Shape] = {}
@@ -196,8 +199,24 @@ class Surrogate:
         return (PRIOR_COUNT * prior + sum(found)) / (PRIOR_COUNT + len(found))
 
 
-def improvement(mean: float, spread: float, best: float) -> float:
-    """Return the expected improvement on ``best`` (Jones et al. 1998, eq. 15)."""
+def sampling_error(objective: float, floor: float, rows: int) -> float:
+    """Return about how far an objective on so many rows lies from that on all, as a standard deviation.
+
+    Of a share between 0 and 1 that of a proportion, one failure and one success added to what was counted (Agresti
+    and Coull 1998), so that it is not zero at the ends. Errors grow with what they measure: that of a root mean
+    squared error of normal residuals is its ``2 N``-th part, in squares.
+    """
+    rows = max(4, rows)
+    if floor < 0 or objective > 1:
+        return abs(objective) / math.sqrt(2 * rows)
+    share = (objective * rows + 1) / (rows + 2)
+    return math.sqrt(share * (1 - share) / rows)
+
+
+def improvement(mean: float, spread: float, best: float, ceiling: float = math.inf) -> float:
+    """Return the expected improvement on ``best`` (Jones et al. 1998, eq. 15) of a score that ends at ``ceiling``."""
+    if ceiling < math.inf:
+        return max(0.0, improvement(mean, spread, best) - improvement(mean, spread, ceiling))
     if not math.isfinite(mean):
         return 0.0
     if spread <= 0:

@@ -28,6 +28,11 @@ def signed(metric: str, scores: Mapping[str, float]) -> float:
     return -scores[metric] if metric in LOWER_IS_BETTER else scores[metric]
 
 
+def ceiling(metric: str) -> float:
+    """Return the highest value that :func:`signed` can have."""
+    return 0.0 if metric in LOWER_IS_BETTER else 1.0
+
+
 def measured(task: str, predicted: Array, truth: Array) -> dict[str, float]:
     """Return every metric of a task that has a value on these rows; none where there are no rows.
 

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from autotransfer.schema import Phase, Recipe
-from autotransfer.search.surrogate import Observation, Shape, Surrogate, expected_gain, improvement, shape_of
+from autotransfer.search.surrogate import (
+    Observation,
+    Shape,
+    Surrogate,
+    expected_gain,
+    improvement,
+    sampling_error,
+    shape_of,
+)
 
 STAGES = ("a", "b", "c", "d")
 
@@ -41,6 +49,33 @@ def test_improvement_against_an_integral() -> None:
     assert improvement(0.4, 0.0, 0.5) == 0.0
     assert improvement(0.7, 0.0, 0.5) == pytest.approx(0.2)
     assert improvement(float("-inf"), 0.1, 0.5) == 0.0
+
+
+def test_nothing_is_gained_above_the_ceiling() -> None:
+    draws = np.minimum(np.random.default_rng(0).normal(0.95, 0.1, 2_000_000), 1.0)
+    assert improvement(0.95, 0.1, 0.9, 1.0) == pytest.approx(np.maximum(draws - 0.9, 0).mean(), abs=3e-4)
+    assert improvement(0.95, 0.1, 1.0, 1.0) == 0.0
+    assert improvement(0.95, 0.1, 0.9, math.inf) == improvement(0.95, 0.1, 0.9)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_sampling_error_of_a_share_is_that_of_drawn_rows(share: float) -> None:
+    found = np.random.default_rng(0).binomial(200, share, 20_000) / 200
+    assert sampling_error(share, 0.1, 200) == pytest.approx(found.std(), rel=0.1)
+
+
+def test_sampling_error_of_a_root_mean_squared_error_is_that_of_drawn_rows() -> None:
+    found = np.sqrt((np.random.default_rng(0).normal(0, 3.0, (20_000, 100)) ** 2).mean(1))
+    assert sampling_error(-3.0, -9.0, 100) == pytest.approx(found.std(), rel=0.06)
+
+
+def test_noise_is_in_skill_and_never_zero() -> None:
+    easy, hard = (Surrogate({"m/a": top}, floor=0.1, validation=60) for top in (0.9, 0.5))
+    assert hard.noise > 2 * easy.noise
+    errors = Surrogate({"m/a": -2.0}, floor=-4.0, validation=60)
+    tenfold = Surrogate({"m/a": -20.0}, floor=-40.0, validation=60)
+    assert errors.noise == pytest.approx(tenfold.noise)
+    assert Surrogate({"m/a": 1.0}, floor=0.1, validation=60).noise > 0
 
 
 def test_before_any_trial_more_trained_stages_and_a_middle_ratio_promise_more() -> None:
