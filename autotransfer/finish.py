@@ -13,7 +13,7 @@ from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search.jobs import Context
 from autotransfer.search.trial import Worker, build_network, fitted_state
 from autotransfer.spec import BackboneSpec
-from autotransfer.tasks.metrics import interval
+from autotransfer.tasks.judged import evaluation
 from autotransfer.train import checkpoint
 from autotransfer.train.evaluate import arithmetic, device_of, predict
 
@@ -62,16 +62,7 @@ def evaluated(
     task, rows = context.prepared.task, Worker(context, registry).rows(spec, "test")
     with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
         outputs = predict(network, rows)
-    scores = task.scores(outputs, rows.targets)
-    low, high = interval(task, outputs, rows.targets, seed=context.seed)
-    return Evaluation(
-        metric=task.metric,
-        value=scores.get(task.metric, float("nan")),
-        low=low,
-        high=high,
-        rows=len(rows),
-        scores={task.name: scores},
-    )
+    return evaluation(task, outputs, rows.targets, context.seed)
 
 
 def baseline_evaluation(

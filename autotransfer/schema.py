@@ -12,6 +12,7 @@ from functools import cached_property
 
 from autotransfer.codec import Scalar, digest
 from autotransfer.errors import ConfigError, PluginContractError
+from autotransfer.targets import Sharing, TargetProfile
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,9 @@ class Training:
                 (self.optimizer in ("adamw", "sgd"), f"optimizer is adamw or sgd, got {self.optimizer!r}"),
                 (self.batch_size >= 1, f"batch_size is 1 or more, got {self.batch_size}"),
                 (self.weight_decay >= 0 and self.clip >= 0, "weight_decay and clip are 0 or more"),
-                (
-                    0 <= self.label_smoothing < 1 and 0 <= self.dropout < 1,
-                    "label_smoothing and dropout lie in [0, 1)",
-                ),
+                (0 <= self.label_smoothing < 1 and 0 <= self.dropout < 1, "label_smoothing and dropout lie in [0, 1)"),
                 (0 <= self.warmup < 1, f"warmup lies in [0, 1), got {self.warmup}"),
-                (
-                    self.norm_statistics in ("auto", "batch", "frozen"),
-                    "norm_statistics is auto, batch or frozen",
-                ),
+                (self.norm_statistics in ("auto", "batch", "frozen"), "norm_statistics is auto, batch or frozen"),
             )
             if not ok
         ]
@@ -273,6 +268,8 @@ class Profile:
     validation: int
     test: int
     targets: tuple[str, ...] = ("target",)
+    each: tuple[TargetProfile, ...] = ()
+    """Where there are several targets, each by itself; ``classes`` and ``counts`` are empty there."""
     columns: tuple[str, ...] = ()
     """That the rows were taken from; empty: the source has none."""
     classes: tuple[str, ...] = ()
@@ -332,6 +329,8 @@ class Evaluation:
     high: float
     rows: int
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    each: Mapping[str, Evaluation] = field(default_factory=dict)
+    """Of several targets, each on the rows that have its label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +350,8 @@ class RunRecord:
     """The winner on the held-out rows, which were used this once."""
     baseline: Evaluation | None = None
     """The best no-transfer model on the same rows."""
+    sharing: tuple[Sharing, ...] = ()
+    """Of several targets: what the validation rows say of one model for all against one for each."""
     seconds: float = 0.0
     """Wall clock from call to return, downloads left out."""
     cpu_seconds: float = 0.0

@@ -11,7 +11,7 @@ from autotransfer.protocols import HeadState
 from autotransfer.schema import Phase, Recipe, TrialRecord
 from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.jobs import RungJob
-from autotransfer.tasks.metrics import deciding
+from autotransfer.tasks.judged import deciding, scores_of
 from autotransfer.train import checkpoint
 from autotransfer.train.fused import FusedHead, HeadSetting, fit_heads
 
@@ -65,7 +65,7 @@ def train_family(
     best = heads[at]
     checkpoint.save_head(best.state, folder)
     outputs = features[1] @ best.state.weight.T + best.state.bias
-    record = _record(job, recipes[at], best, phases[0].epochs, {task.name: task.scores(outputs, targets[1])})
+    record = _record(job, recipes[at], best, phases[0].epochs, scores_of(task, outputs, targets[1]))
     return replace(record, checkpoint=folder.name)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from autotransfer.recipes import AUGMENT, spec_id
 from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
-from autotransfer.search import rescue
+from autotransfer.search import alone, rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
 from autotransfer.search.costs import EPOCHS, Costs
@@ -111,7 +111,7 @@ class Search:
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
-        yield from self._visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
+        yield from self.visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
         self.surrogate = Surrogate(self.rounds.scores(), self._floor(), self.profile.validation, self.past)
         yield from self._tune(proposer)
         yield from self._last_rung()
@@ -119,6 +119,7 @@ class Search:
         if not any(t.record.objective is not None for t in self.board.trials if t.counted):
             yield from rescue.too_late(self, proposer)
         self.board.close()
+        yield from alone.compared(self, UNLIMITED_UNITS)
 
     def _floor(self) -> float | None:
         """Return the objective of the constant predictor: the worst of the baselines that were scored."""
@@ -132,8 +133,8 @@ class Search:
         while batch := self._choose(queue, proposer):
             heads = [t for t in batch if not t.moves]
             yield from self.rounds.complete({t.backbone for t in heads})
-            yield from self._visit(heads)  # heads first: a usable model soon
-            yield from self._visit([t for t in batch if t.moves])
+            yield from self.visit(heads)  # heads first: a usable model soon
+            yield from self.visit([t for t in batch if t.moves])
         if self.budget.trials is None and time.time() > self.deadline:
             self.status = "budget"
 
@@ -205,7 +206,7 @@ class Search:
         best, found = self._best_skill(), []
         for trial in self.board.paused():
             cost = self._rest(trial)
-            if trial in batch or not self._in_time(trial.backbone, cost):
+            if trial in batch or not self._in_time(trial.backbone, cost + alone.kept_back(self)):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
             found.append(Option(self._worth(mean, spread, best, cost), trial=trial))
@@ -216,7 +217,7 @@ class Search:
         while (trial := self.board.leading()) is not None and trial.paused:
             if not self._in_time(trial.backbone, self._rest(trial)):
                 return
-            yield from self._visit([trial])
+            yield from self.visit([trial])
 
     def _finals(self) -> Generation:
         """Run the leader's last rung again with augmented rows, where that is worth its price."""
@@ -239,7 +240,7 @@ class Search:
                 why = "its checkpoint could not be kept"
             if why:
                 self.notes.append(f"the last rung of {plain.id} was not tried with augmented rows ({kind}): {why}")
-        yield from self._visit(chosen)
+        yield from self.visit(chosen)
         self.notes += [verdict(plain, chosen)] if chosen else []
 
     def _not_worth(self, plain: Trial, cost: float, planned: float) -> str:
@@ -251,7 +252,7 @@ class Search:
             return f"the search would cost more than {UNLIMITED_UNITS:g} units"
         return "" if self._in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
 
-    def _visit(self, trials: Sequence[Trial]) -> Generation:
+    def visit(self, trials: Sequence[Trial]) -> Generation:
         """Run the next rung of each of these trials."""
         if not trials:
             return
@@ -313,7 +314,7 @@ class Search:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
         cost = self._first(candidate)
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self.moves(candidate)
-        if not heads and self._in_time(spec_id(candidate.recipe), cost, planned):
+        if not heads and self._in_time(spec_id(candidate.recipe), cost + alone.kept_back(self), planned):
             return True
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)}"

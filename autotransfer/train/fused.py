@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotransfer.errors import ConfigError, PluginContractError
-from autotransfer.protocols import HeadState
+from autotransfer.protocols import HeadState, Tasks
 from autotransfer.schema import CurvePoint
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.heads import STANDARDISE_ROWS, moments
@@ -145,7 +145,7 @@ class _Stack:
         self.task = task
         self.judge = judge
         self.mean, self.scale = moments(train[:STANDARDISE_ROWS])
-        self.gradient = _GRADIENTS.get(task.name) or _of_loss(task)
+        self.gradient = _of_parts(task) if isinstance(task, Tasks) else _gradient_of(task)
         heads, width = len(settings), train.shape[1]
         self.values = torch.cat([self._start(s) for s in self.settings]).to(train.device, torch.float32)
         self.first, self.second, self.change, self.slope = (torch.zeros_like(self.values) for _ in range(4))
@@ -284,6 +284,27 @@ def _of_loss(task: Task) -> Gradient:
             losses = torch.stack([task.loss(leaf[:, k], targets, s) for k, s in enumerate(smoothing.tolist())])
             (slopes,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), slopes
+
+    return gradient
+
+
+def _gradient_of(task: Task) -> Gradient:
+    return _GRADIENTS.get(task.name) or _of_loss(task)
+
+
+def _of_parts(task: Tasks) -> Gradient:
+    """Return the gradient of several tasks' summed losses, each on the rows that have its label."""
+    known = [(part, _gradient_of(part.task)) for part in task.parts]
+
+    def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
+        losses, slopes = torch.zeros_like(smoothing), torch.zeros_like(outputs)
+        for part, own in known:
+            rows, wanted = part.labelled(targets)
+            if len(rows):
+                loss, slope = own(outputs[rows][:, :, part.outputs], wanted, smoothing)
+                losses += loss
+                slopes[rows, :, part.outputs] = slope
+        return losses, slopes
 
     return gradient
 

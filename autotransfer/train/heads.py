@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState
+from autotransfer.protocols import HeadState, Tasks
 from autotransfer.train.autocast import exact
 
 if TYPE_CHECKING:
-    from autotransfer.protocols import Rows, Strategy
+    from collections.abc import Sequence
+
+    from autotransfer.protocols import Rows, Strategy, Task
 
 _RANK = {"vector": 2, "tokens": 3, "map": 4}
 _HALF = (torch.bfloat16, torch.float16)
@@ -169,9 +171,25 @@ def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return values.mean(axes, dtype=torch.float32 if values.dtype in _HALF else None)
 
 
-def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows) -> HeadState | None:
-    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups gets them."""
+def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows, task: Task) -> HeadState | None:
+    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups gets them.
+
+    Of several targets each has its own, on the rows that have its label; None where any has none.
+    """
     given: Any = strategy.head
-    grouped = {"groups": getattr(rows, "groups", None)} if "groups" in inspect.signature(given).parameters else {}
-    found: HeadState | None = given(pooled, rows.targets, **grouped)
-    return found
+    takes = "groups" in inspect.signature(given).parameters
+    groups: Tensor | None = getattr(rows, "groups", None)
+    if not isinstance(task, Tasks):
+        found: HeadState | None = given(pooled, rows.targets, **({"groups": groups} if takes else {}))
+        return found
+    heads: list[HeadState | None] = []
+    for part in task.parts:
+        own, targets = part.labelled(rows.targets)
+        grouped = {"groups": None if groups is None else groups[own]} if takes else {}
+        heads.append(given(pooled[own], targets, **grouped))
+    return None if any(h is None for h in heads) else stacked([h for h in heads if h is not None])
+
+
+def stacked(heads: Sequence[HeadState]) -> HeadState:
+    """Return heads on the same features as one, their outputs in the same order."""
+    return HeadState(weight=torch.cat([h.weight for h in heads]), bias=torch.cat([h.bias for h in heads]))

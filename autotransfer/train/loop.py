@@ -16,6 +16,7 @@ from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
 from autotransfer.schema import CurvePoint
 from autotransfer.train import gradients, groups
 from autotransfer.train.autocast import exact
+from autotransfer.train.balance import weights_of
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
@@ -53,6 +54,7 @@ class Trainer:
         self.average: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.own_term: nn.Module | None = None
+        self.weights = weights_of(job)
         self.selection = groups.Selection(frozenset(), frozenset())
         self.per_epoch = steps_per_epoch(len(job.train), job.training.batch_size)
         self.pristine = True
@@ -103,6 +105,8 @@ class Trainer:
 
     def finish(self) -> float | None:
         """Take the best weights, let the strategy have its last touch, and return the validation objective."""
+        if self.weights is not None and self.step:
+            self._note(self.weights.told())
         if self.best is not None:
             self.load(self.best_state)
         if not overrides(self.job.strategy, "finish") or self.job.validation is None:
@@ -153,6 +157,8 @@ class Trainer:
                     "weight_decay": 0.0,
                 }
             )
+        if self.weights is not None:
+            rows.append(self.weights.group())
         self.optimizer = make_optimizer(rows, job.training)
         self.average = self._trained_now() if chosen.averaging else {}
 
@@ -298,7 +304,7 @@ class Trainer:
         if overrides(job.strategy, "head"):
             pooled = self.pooled()[0]
             with exact():
-                state = closed_form(job.strategy, pooled, job.train)
+                state = closed_form(job.strategy, pooled, job.train, job.task)
             if state is not None:
                 head.take(state)
         if overrides(job.strategy, "objective"):
@@ -351,7 +357,7 @@ class Trainer:
         if self.selection.names:
             self.pristine = False
         self._losses.append(gradients.fill(self, self._rows_of(self.step)))
-        trained = [p for g in self.optimizer.param_groups for p in g["params"]]
+        trained = [p for g in self.optimizer.param_groups if not g.get("apart") for p in g["params"]]
         if job.training.clip:
             nn.utils.clip_grad_norm_(trained, job.training.clip)
         self.optimizer.step()
