@@ -14,6 +14,9 @@ SEVERAL = "multi-task"
 SKILL = "skill"
 """What decides there: the mean over the targets of (score - constant) / (best possible - constant)."""
 
+NOT_ALONE = "no model was trained for each target alone: "
+"""How a run's note begins that says why."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetProfile:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from autotransfer.report.leaderboard import rows_of
+from autotransfer.report.leaderboard import COLUMNS, rows_of
+from autotransfer.report.several import evaluation_lines, sharing_lines
 from autotransfer.report.words import better, clock, columns, data_line, metric_of, recipe_line, refused, score
 from autotransfer.schema import Evaluation, RunRecord, TrialRecord
 
@@ -29,7 +30,9 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
     """
     lines = [f"data     {data_line(run.profile)}"]
     lines += [f"         {i.text}" for i in run.profile.issues]
-    lines += [_survey(run), _search(run), f"winner   {_winner(run)}", *_test(run), f"cost     {_cost(run)}"]
+    lines += [_survey(run), _search(run), f"winner   {_winner(run)}", *_test(run)]
+    lines += [f"{'' if n else 'sharing':9}{line}" for n, line in enumerate(sharing_lines(run))]
+    lines.append(f"cost     {_cost(run)}")
     if saved is not None:
         lines.append(f"saved    {saved}   again: autotransfer predict {saved} NEW{plugin and f' --plugin {plugin}'}")
     board = rows_of(run)
@@ -116,10 +119,13 @@ def _test(run: RunRecord) -> Iterator[str]:
         yield "test     not measured: there are no held-out rows"
         return
     line = f"test     {evaluation(run.test)[:-1]}, used once)"
+    each = [f"         {own}" for own in evaluation_lines(run.test, run.baseline)]
     if run.baseline is None:
         yield line + "   no baseline was measured"
+        yield from each
         return
     yield f"{line}   baseline {score(run.baseline.value)}"
+    yield from each
     yield f"         {conclusion(run)}"
 
 
@@ -150,4 +156,6 @@ def _notes(run: RunRecord) -> Iterator[str]:
 
 def _short(row: dict[str, object]) -> dict[str, object]:
     names = ("trial", "backbone", "strategy", "freeze", "lr", "lr_ratio", "score", "epochs", "seconds", "status")
-    return {n: round(v, 3) if isinstance(v := row[n], float) and n in ("score", "seconds") else v for n in names}
+    targets = [n for n in row if n not in (*COLUMNS, "survey", "winner")]
+    told = ("score", "seconds", *targets)
+    return {n: round(v, 3) if isinstance(v := row[n], float) and n in told else v for n in (*names, *targets)}

@@ -26,7 +26,7 @@ from autotransfer.search.survey import (
     load_features,
     write_atomically,
 )
-from autotransfer.targets import Sharing
+from autotransfer.targets import NOT_ALONE, Sharing
 from autotransfer.tasks import Several
 from autotransfer.tasks.judged import scores_of
 from autotransfer.tasks.metrics import signed
@@ -52,7 +52,7 @@ def compared(search: Search, most: float) -> Generation:
         return
     why = _why_not(search, leading, most)
     if why:
-        search.notes.append(f"no model was trained for each target alone: {why}")
+        search.notes.append(f"{NOT_ALONE}{why}")
         return
     trials = [search.begin(_candidate(leading, p.target), "s") for p in task.parts]
     for trial in trials:

@@ -60,7 +60,8 @@ def evaluation(task: Task, outputs: Tensor, targets: Tensor, seed: int = 0) -> E
 
 def _interval(task: Several, outputs: Tensor, targets: Tensor, seed: int, draws: int = 1000) -> tuple[float, float]:
     """Return the interval of the mean skill: all targets of a row are drawn together."""
-    rows, known = len(targets), list[tuple[Part, Callable[[Array], float | None]]]()
+    rows = len(targets)
+    known: list[tuple[Part, Callable[[Array], float | None]]] = []
     for part in task.parts:
         own, wanted = part.of(outputs, targets)
         numbers = not part.task.classes

@@ -43,15 +43,8 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
     if wrong or found is None:
         raise DataError(faults("the arrays cannot be used", wrong))
     targets = by_target(values, names) if names else {str(target or "y"): values}
-    return ItemDataset(
-        "arrays",
-        found.items,
-        targets if labelled else {},
-        modality=found.kind,
-        root=Path.cwd(),
-        groups=groups,
-        notes=found.notes,
-    )
+    kept: dict[str, Any] = {"modality": found.kind, "root": Path.cwd(), "groups": groups, "notes": found.notes}
+    return ItemDataset("arrays", found.items, targets if labelled else {}, **kept)
 
 
 @dataclass(frozen=True)
