@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,38 +110,42 @@ def combiner(job: Job, names: Sequence[str], step: int) -> Callable[[Any], list[
     rng = np.random.default_rng(stream(job.recipe.seed, job.stream, "pcgrad", step))
 
     def combined(gradients: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        parts = [list(g) for g in gradients]
-        projected = pcgrad([[g[i] for i in shared] for g in parts[:tasks]], rng) if shared else []
-        for part, own in zip(parts, projected, strict=False):
-            for i, tensor in zip(shared, own, strict=True):
-                part[i] = tensor
-        return [torch.stack(g).sum(0) for g in zip(*parts, strict=True)]
+        shares = pcgrad([[g[i] for i in shared] for g in gradients[:tasks]], rng).sum(0).tolist() if shared else []
+        found = [torch.stack(g).sum(0) for g in zip(*gradients, strict=True)]
+        for i in shared:  # the tasks' own heads, and a strategy's own term, are no part of it
+            terms = [(s - 1.0) * g[i] for s, g in zip(shares, gradients[:tasks], strict=True) if s != 1.0]
+            found[i] = torch.stack([found[i], *terms]).sum(0)
+        return found
 
     return combined
 
 
-def pcgrad(gradients: Sequence[Sequence[Tensor]], rng: np.random.Generator) -> list[list[Tensor]]:
-    """Return each task's gradient without what works against another task's.
+def pcgrad(gradients: Sequence[Sequence[Tensor]], rng: np.random.Generator) -> np.ndarray:
+    """Return what each task's gradient is made of, without what works against another task's: ``float64`` [T, T].
+
+    Row i says how much of each gradient is in that of task i after the surgery.
 
     Source: Yu et al. 2020, Gradient Surgery for Multi-Task Learning (arXiv 2001.06782), algorithm 1: in random order,
     where the gradient of task i as it is by then has a negative product with that of task j as it came, it is
-    projected onto the plane normal to the latter.
+    projected onto the plane normal to the latter. All of them stay sums of the gradients as they came, so that their
+    products with each other are all that is needed.
 
     Args:
         gradients: of each task, the shared parameters in the same order.
         rng: of the order.
     """
-    squares = [_product(g, g) for g in gradients]
-    found = []
-    for i, own in enumerate(gradients):
-        kept = list(own)
-        for j in rng.permutation([j for j in range(len(gradients)) if j != i]).tolist():
-            along = _product(kept, gradients[j])
-            if along < 0 and squares[j] > 0:
-                kept = [k - (along / squares[j]) * g for k, g in zip(kept, gradients[j], strict=True)]
-        found.append(kept)
-    return found
+    count = len(gradients)
+    products = np.zeros((count, count))
+    for i, j in itertools.combinations_with_replacement(range(count), 2):
+        products[i, j] = products[j, i] = _product(gradients[i], gradients[j])
+    made = np.eye(count)
+    for i in range(count):
+        for j in rng.permutation([j for j in range(count) if j != i]).tolist():
+            along = made[i] @ products[:, j]
+            if along < 0 and products[j, j] > 0:
+                made[i, j] -= along / products[j, j]
+    return made
 
 
 def _product(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
+    return float(torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).double().sum())
