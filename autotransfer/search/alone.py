@@ -21,15 +21,17 @@ from autotransfer.search.jobs import RungJob, slug
 from autotransfer.search.survey import (
     HEAD_BIAS,
     HEAD_WEIGHT,
-    closed_form_head,
+    LAST_ROWS,
     head_features,
     load_features,
     write_atomically,
 )
+from autotransfer.search.transferability import judge
 from autotransfer.targets import NOT_ALONE, Sharing
 from autotransfer.tasks import Several
 from autotransfer.tasks.judged import scores_of
 from autotransfer.tasks.metrics import signed
+from autotransfer.train.autocast import exact
 
 if TYPE_CHECKING:
     from autotransfer.search.board import Trial
@@ -162,13 +164,15 @@ def _frozen(search: Search, leading: Trial) -> dict[str, dict[str, float]]:
     record = next((r for r in search.survey if r.backbone == leading.backbone), None)
     if record is None or not record.features:
         return {}
-    file = search.context.path(record.features)
-    head, features = closed_form_head(file), head_features(file)
-    if head is None or features is None:
+    features, prepared = head_features(search.context.path(record.features)), search.context.prepared
+    if features is None:
         return {}
-    prepared = search.context.prepared
-    targets = prepared.targets[torch.from_numpy(prepared.validation)]
-    return scores_of(prepared.task, features[1] @ head.weight.T + head.bias, targets)
+    rows, groups = torch.from_numpy(prepared.train[: min(LAST_ROWS, len(features[0]))]), prepared.train_groups()
+    own = None if groups is None else groups[: len(rows)]
+    with exact():
+        head = judge(features[0][: len(rows)], prepared.targets[rows], prepared.task, own).head
+        outputs = features[1] @ head.weight.T + head.bias
+    return scores_of(prepared.task, outputs, prepared.targets[torch.from_numpy(prepared.validation)])
 
 
 def _scores(record: TrialRecord | None) -> Mapping[str, Mapping[str, float]]:
