@@ -36,7 +36,7 @@ from autotransfer.codec import Scalar
 from autotransfer.data import prepare
 from autotransfer.finish import evaluated, winning_network
 from autotransfer.pool import at_sizes
-from autotransfer.recipes import COMBINE, ONLY, PCGRAD, TASK_WEIGHTS, TOGETHER, UNCERTAINTY, spec_id
+from autotransfer.recipes import COMBINE, INPUT_SIZE, ONLY, PCGRAD, TASK_WEIGHTS, TOGETHER, UNCERTAINTY, spec_id
 from autotransfer.registry import Registry
 from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search import alone
@@ -152,7 +152,8 @@ def arms(worker: Worker, shared: Recipe, features: str, wanted: list[str]) -> It
             values = {n: v for n, v in shared.values.items() if n not in TOGETHER}
             own = [replace(shared, values={**values, ONLY: p.target}) for p in task.parts]
         elif arm == "frozen":
-            own = [replace(shared, strategy="core/ridge", values={"epochs": 10}, freeze=None)]
+            kept = {n: v for n, v in shared.values.items() if n in ("epochs", INPUT_SIZE)}
+            own = [replace(shared, strategy="core/ridge", values=kept, freeze=None)]
         else:
             own = [replace(shared, values={**shared.values, **SHARED[arm]})]
         found = [trained(worker, r, features, f"{arm}-{i}") for i, r in enumerate(own)]
