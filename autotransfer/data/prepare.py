@@ -121,7 +121,7 @@ def prepare(
     names, labels = labels_of(dataset, target)
     _early(dataset, names, labels, task, metric)
     checked = check(dataset, labels)
-    drop, told = duplicates(dataset, checked, labels, dataset.splits)
+    drop, told = duplicates(dataset, checked, labels, dataset.splits, several=len(names) > 1)
     torn, more = split_groups(dataset, checked.usable)
     gone = {*drop, *torn}
     usable = [i for i in checked.usable if i not in gone]
@@ -209,7 +209,7 @@ def _assembled(
             *checked.issues,
             *told,
             *split.issues,
-            *_suspects(dataset, labels, checked, split, seed),
+            *_suspects(dataset, len(names), labels, checked, split, seed),
             *_notes(dataset),
         ),
         facts={**checked.facts, **(registry.profile_facts(dataset) if registry is not None else {})},
@@ -243,14 +243,16 @@ def _split(dataset: Any, usable: list[int], strata: list[Hashable], sets: Any, c
     return split_rows(usable, strata, units, given, seed, sets)
 
 
-def _suspects(dataset: Any, labels: list[Any], checked: Checked, split: Split, seed: int) -> list[DataIssue]:
+def _suspects(
+    dataset: Any, targets: int, labels: list[Any], checked: Checked, split: Split, seed: int
+) -> list[DataIssue]:
     """Return what to say of columns that look like groups, where no groups were given."""
     others = getattr(dataset, "others", {}) if getattr(dataset, "groups", None) is None else {}
     usable = set(checked.usable)
     there = [label if i in usable else None for i, label in enumerate(labels)]
     found: dict[str, DataIssue] = {}
-    for place in range(len(dataset.targets)) if others else ():
-        own = [v[place] if v is not None and len(dataset.targets) > 1 else v for v in there]
+    for place in range(targets) if others else ():
+        own = [v[place] if v is not None and targets > 1 else v for v in there]
         told = suspects(others, own, checked.measures, split.train, split.test, seed)
         found = {**{i.rows[0]: i for i in told}, **found}
     return list(found.values())

@@ -15,6 +15,7 @@ import numpy as np
 
 from autotransfer.codec import digest
 from autotransfer.data.dataset import clean_labels
+from autotransfer.data.readers.columns import named
 from autotransfer.errors import ConfigError, DataError, UserError, faults, suggestion
 from autotransfer.schema import DataIssue
 from autotransfer.targets import TargetProfile, for_each, one_or_several
@@ -88,21 +89,19 @@ def labels_of(dataset: Dataset, target: Any) -> tuple[tuple[str, ...], list[Any]
     Raises:
         DataError: the dataset has several targets and the caller named none, or has others than were named.
     """
-    names, asked = tuple(dataset.targets), one_or_several(target)
-    several = isinstance(asked, (list, tuple))
-    lacking = [n for n in asked if n not in names] if several else []
-    if lacking or (several and len(names) != len(asked)):
-        shown = [f"there is no target {n!r}{suggestion(n, names)}" for n in lacking]
-        shown = shown or [f"{', '.join(asked)} were asked for"]
-        raise DataError(faults(f"{dataset.name} has the targets {', '.join(names) or 'none at all'}", shown))
-    if len(names) > 1 and target is None:
+    names = tuple(dataset.targets)
+    asked = tuple(named(one_or_several(target), names))
+    if len(names) > 1 and not asked:
         raise DataError(f"{dataset.name} has several targets ({', '.join(names)}); name one, or several, with target=")
-    if len(names) == 1 and not several:
-        return names, clean_labels(dataset.targets[names[0]])
-    names = tuple(asked) if several else names
-    columns = [clean_labels(dataset.targets[n]) for n in names]
-    rows = zip(*columns, strict=True)
-    return names, [None if all(v is None for v in row) else row for row in rows]
+    if len(names) == len(asked) == 1 or not asked:  # where there are no columns, readers name a target as they like
+        return names, clean_labels(dataset.targets[names[0]]) if names else [None] * len(dataset)
+    lacking = [f"there is no target {n!r}{suggestion(n, names)}" for n in asked if n not in names]
+    if lacking:
+        raise DataError(faults(f"{dataset.name} has the targets {', '.join(names) or 'none at all'}", lacking))
+    columns = [clean_labels(dataset.targets[n]) for n in asked]
+    if len(asked) == 1:
+        return asked, columns[0]
+    return asked, [None if all(v is None for v in row) else row for row in zip(*columns, strict=True)]
 
 
 def wanted(names: Sequence[str], values: Sequence[Any], task: Any, metric: Any) -> Wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from autotransfer.data import Prepared, prepare
+from autotransfer.data.dataset import ItemDataset
 from autotransfer.data.targets import alone
 from autotransfer.errors import ConfigError, DataError
 from autotransfer.tasks import Several
@@ -241,3 +243,31 @@ def test_group_like_columns_are_told_once() -> None:
     data = frame(200).assign(speaker=[f"s{i}" for i in rng.integers(0, 12, 200)])
     found = [i.rows for i in prepared(data).profile.issues if i.what == "group_like_column"]
     assert found == [("speaker",)]
+
+
+def test_copies_conflict_only_in_labels_that_both_have() -> None:
+    data = frame()
+    data.loc[1, ["text", "kind", "age"]] = [data["text"][0], data["kind"][0], None]
+    data.loc[0, "age"] = 3.0
+    data.loc[3, ["text", "kind", "age"]] = [data["text"][2], "dog" if data["kind"][2] == "cat" else "cat", 1.0]
+    issues = {i.what: i.rows for i in prepared(data).profile.issues}
+    assert issues["conflicting_labels"] == ("row 2", "row 3")
+
+
+def test_a_readers_targets_are_chosen_from_by_name() -> None:
+    registry = SimpleNamespace(
+        read_dataset=lambda source, options: ItemDataset(
+            "made",
+            source["text"].tolist(),
+            {n: source[n].tolist() for n in ("kind", "age", "tags")},
+            modality="text",
+        ),
+        profile_facts=lambda dataset: {},
+    )
+    found: Any = prepare(frame(), target=["age", "kind"], registry=registry)  # type: ignore[arg-type]
+    assert found.profile.targets == ("age", "kind")
+    assert prepare(frame(), target="kind", registry=registry).profile.task == "multiclass"  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"several targets \(kind, age, tags\); name one, or several, with target="):
+        prepare(frame(), registry=registry)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="there is no target 'agee'; did you mean age?"):
+        prepare(frame(), target=["kind", "agee"], registry=registry)  # type: ignore[arg-type]
