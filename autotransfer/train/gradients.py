@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import Step, overrides
-from autotransfer.train.balance import combiner, task_terms
+from autotransfer.train.sharing import combiner, task_terms
 from autotransfer.train.evaluate import device_of
 from autotransfer.train.heads import pool_output
 from autotransfer.train.network import call, mask_of, to_device
@@ -19,7 +19,7 @@ from autotransfer.train.sampling import stream
 from autotransfer.train.stages import pooled_stages, stage_outputs
 
 if TYPE_CHECKING:
-    from autotransfer.train.balance import TaskWeights
+    from autotransfer.train.sharing import TaskWeights
     from autotransfer.train.job import Job
     from autotransfer.train.prefixes import Prefix
 

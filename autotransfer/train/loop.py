@@ -16,7 +16,7 @@ from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
 from autotransfer.schema import CurvePoint
 from autotransfer.train import gradients, groups
 from autotransfer.train.autocast import exact
-from autotransfer.train.balance import weights_of
+from autotransfer.train.sharing import weights_of
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS, closed_form

@@ -16,7 +16,7 @@ from autotransfer.protocols import HeadState, Strategy
 from autotransfer.schema import Phase
 from autotransfer.tasks import Several, make_task
 from autotransfer.train import checkpoint, gradients
-from autotransfer.train.balance import RATE, TaskWeights, pcgrad, task_terms
+from autotransfer.train.sharing import RATE, TaskWeights, pcgrad, task_terms
 from autotransfer.train.fused import HeadSetting, _of_loss, _of_parts, fit_heads
 from autotransfer.train.heads import closed_form
 
