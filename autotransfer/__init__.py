@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autotransfer import errors
+    from autotransfer.budget import Budget
     from autotransfer.estimators import TransferClassifier, TransferRegressor
     from autotransfer.model import TransferModel
-    from autotransfer.schema import Budget, Plan, Profile
+    from autotransfer.schema import Plan, Profile
 
     __version__: str
 
@@ -36,7 +37,7 @@ __all__ = [
     "profile",
 ]
 _HOMES = {
-    "Budget": "autotransfer.schema",
+    "Budget": "autotransfer.budget",
     "TransferClassifier": "autotransfer.estimators",
     "TransferModel": "autotransfer.model",
     "TransferRegressor": "autotransfer.estimators",

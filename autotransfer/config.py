@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from autotransfer.budget import Budget
 from autotransfer.codec import digest
 from autotransfer.errors import ConfigError, faults, suggestion
-from autotransfer.schema import Budget
 from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, parse_domain
 from autotransfer.spec import MODALITIES
 from autotransfer.targets import SEVERAL, one_or_several, target_faults, texts_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import time
@@ -33,7 +34,9 @@ from autotransfer.search.telling import Telling
 
 if TYPE_CHECKING:
     from autotransfer.model import TransferModel
+    from autotransfer.report.judged import HeldOut
 
+log = logging.getLogger(__name__)
 Notify = Callable[..., None]
 STARTING = {"ray": 8.0, "serial": 1.0}
 """Seconds kept back for stopping the executor and saving the model."""
@@ -84,10 +87,11 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
         if _remembers(ready.settings) and search.status != "interrupted":
             Memory().remember(ready.prepared.profile, search.survey, list(search.records.values()), search.gains())
         run = _told(search, ready, plan, began, cpu, loading)
-        model = _finish(search, ready, run, notify)
+        model, held = _finish(search, ready, run, notify)
         if folder.kept:
             model = model.finished(time.time() - began - loading, _cpu_seconds() - cpu + _worker_seconds(search))
             model.save(folder.model)
+            _write_report(folder, model.run, held)
             folder.close(settings, name, complete=search.status != "interrupted")
             notify("saved", path=str(folder.model))
     return model
@@ -188,7 +192,7 @@ def _plan(ready: Ready) -> Plan:
     made = Plan(
         backbones=tuple(s.id for s in ready.pool.specs),
         candidates=(*proposer.baselines(), *proposer.guaranteed()),
-        refusals=tuple(ready.refusals),
+        refusals=(*ready.refusals, *space.unsuited()),
         download_bytes=ready.pool.download_bytes,
         licences={s.id: s.licence for s in ready.pool.specs},
         notes=("the survey may choose other backbones for the guaranteed candidates",),
@@ -318,9 +322,9 @@ def _worker_seconds(search: Search) -> float:
     return sum(r.cpu_seconds for r in search.survey) + sum(r.cpu_seconds for r in search.records.values())
 
 
-def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> TransferModel:
-    """Build the winner, train it again where asked, and score the held-out rows this once."""
-    from autotransfer.finish import baseline_evaluation, evaluated, winning_network
+def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> tuple[TransferModel, HeldOut]:
+    """Build the winner, train it again where asked, score the held-out rows this once, and give its answers on them."""
+    from autotransfer.finish import answered, baseline_evaluation, scored, winning_network
     from autotransfer.model import TransferModel
 
     leader = search.leader()
@@ -328,9 +332,10 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
     notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
     network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
     spec = search.context.specs[spec_id(leader.recipe)]
-    test = evaluated(search.context, ready.registry, spec, network, leader.recipe)
+    held = answered(search.context, ready.registry, spec, network, leader.recipe)
+    test = scored(held, search.context.seed)
     baseline = baseline_evaluation(search, ready.registry, leader, test)
-    return TransferModel(
+    model = TransferModel(
         network=network,
         task=ready.prepared.task,
         spec=replace(spec, id=leader.recipe.backbone),
@@ -340,3 +345,15 @@ def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> Tra
         fitted=state,
         assets=weights.assets_folder(search.context.weights.get(spec.id)),
     )
+    return model, held
+
+
+def _write_report(folder: RunFolder, run: RunRecord, held: HeldOut) -> None:
+    """Write the page of a run beside its model, which is not lost where that fails."""
+    from autotransfer.report.page import REPORT, page
+
+    try:
+        (folder.path / REPORT).unlink(missing_ok=True)  # that of an older model, where this one's fails
+        folder.write(REPORT, page(run, held))
+    except Exception as error:  # rows are anybody's, and so is the disk
+        log.warning("%s was not written: %s: %s", folder.path / REPORT, type(error).__name__, error)

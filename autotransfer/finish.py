@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
+from autotransfer.report.judged import HeldOut
 from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search.jobs import Context
 from autotransfer.search.trial import Worker, build_network, fitted_state
@@ -16,6 +18,7 @@ from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.judged import evaluation
 from autotransfer.train import checkpoint
 from autotransfer.train.evaluate import arithmetic, device_of, predict
+from autotransfer.train.neighbours import with_tensors
 
 if TYPE_CHECKING:
     from autotransfer.search.policy import Search
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 def winning_network(
     context: Context, registry: Registry, record: TrialRecord, *, refit: bool = False
 ) -> tuple[TransferNetwork, FittedState | None]:
-    """Return a trial's network with its best weights, and the state of a fitted backbone.
+    """Return a trial's network with its best weights and shifted logits, and the state of a fitted backbone.
 
     Args:
         context: of the search.
@@ -43,7 +46,7 @@ def winning_network(
             trainer = worker.trainer(recipe, None, rows=(worker.prepared(both, spec), None))
             trainer.run(round(record.best_epoch) or None)
             trainer.finish()
-            return trainer.job.network.eval(), state
+            return _shifted(trainer.job.network, record).eval(), state
         backbone = worker.backbone(spec)
         if spec.fitted:
             state = fitted_state(context, spec, backbone, None)
@@ -51,18 +54,39 @@ def winning_network(
         train = worker.rows(spec, "train")
         network, _ = build_network(backbone, spec, strategy, recipe, worker.task, train)
         tensors = checkpoint.best_tensors(context.path(record.checkpoint))
+        network.head = with_tensors(network.head, tensors)
         network.load_state_dict({**network.state_dict(), **tensors})
-        return network.eval(), state
+        return _shifted(network, record).eval(), state
+
+
+def _shifted(network: TransferNetwork, record: TrialRecord) -> TransferNetwork:
+    """Return a network with the shift of its trial's logits in its head's bias: a plain network like any other."""
+    if record.shift:
+        with torch.no_grad():
+            network.head.offset.add_(torch.tensor(record.shift).to(network.head.offset))
+    return network
+
+
+def answered(
+    context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
+) -> HeldOut:
+    """Return the held-out rows with a network's answers on them."""
+    prepared, rows = context.prepared, Worker(context, registry).rows(spec, "test")
+    with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
+        outputs = predict(network, rows)
+    return HeldOut(prepared.task, prepared.dataset, prepared.test, outputs, rows.targets)
+
+
+def scored(held: HeldOut, seed: int) -> Evaluation:
+    """Return the scores of answers on held-out rows, with 95 % intervals of the deciding metrics."""
+    return evaluation(held.task, held.outputs, held.targets, seed)
 
 
 def evaluated(
     context: Context, registry: Registry, spec: BackboneSpec, network: TransferNetwork, recipe: Recipe
 ) -> Evaluation:
-    """Return the scores of a network on the held-out rows, with a 95 % interval of the deciding metric."""
-    task, rows = context.prepared.task, Worker(context, registry).rows(spec, "test")
-    with arithmetic(recipe.threads, recipe.dtype, device_of(network)):
-        outputs = predict(network, rows)
-    return evaluation(task, outputs, rows.targets, context.seed)
+    """Return the scores of a network on the held-out rows."""
+    return scored(answered(context, registry, spec, network, recipe), context.seed)
 
 
 def baseline_evaluation(

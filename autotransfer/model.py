@@ -24,6 +24,7 @@ from autotransfer.protocols import FittedState, Task
 from autotransfer.registry import Registry
 from autotransfer.report.card import model_card
 from autotransfer.report.leaderboard import rows_of
+from autotransfer.report.page import report_beside
 from autotransfer.report.text import render
 from autotransfer.schema import Evaluation, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
@@ -219,7 +220,8 @@ class TransferModel:
     def report(self) -> str:
         """Return a plain account of the data, what was tried, what won and what it cost."""
         own = (i.path for i in self._registry.plugins() if i.name == self.spec.namespace)
-        return render(self.run, saved=str(self.path) if self.path else None, plugin=next(own, ""))
+        saved = str(self.path) if self.path else None
+        return render(self.run, saved=saved, plugin=next(own, ""), page=report_beside(self.path))
 
     def finished(self, seconds: float, cpu_seconds: float) -> TransferModel:
         """Take the final cost of the run, and return the model."""

@@ -28,14 +28,16 @@ from autotransfer.schema import Recipe, RunRecord
 from autotransfer.spec import BackboneSpec, Input, with_code_of, with_size, with_stages
 from autotransfer.train.depths import DepthNetwork
 from autotransfer.train.evaluate import best_device
+from autotransfer.train.neighbours import NeighbourHead
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.weights import sha256
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-FORMAT = 3
-READS = (1, 2, 3)
-"""Formats that are read: in the first one no head sees more than the backbone's output; the third has assets."""
+FORMAT = 4
+READS = (1, 2, 3, 4)
+"""Formats that are read: in the first one no head sees more than the backbone's output; the third has assets, the
+fourth heads of neighbours."""
 WEIGHTS, RECIPE, LABELS = "weights.safetensors", "recipe.json", "labels.json"
 PREPROCESSING, HISTORY, FITTED, CARD = "preprocessing.json", "history.json", "fitted.json", "README.md"
 CHECKED = (WEIGHTS, LABELS, PREPROCESSING, HISTORY, FITTED)
@@ -64,6 +66,8 @@ class HeadShape:
     outputs: int
     depths: tuple[Depth, ...] | None = None
     """Stages that a head on all depths sees before the output, in order; None: it sees the output as it is."""
+    rows: int = 0
+    """Rows that a head of neighbours remembers; 0: a linear head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +165,13 @@ def write(
 
 def head_shape(network: TransferNetwork, spec: BackboneSpec, task: Task) -> HeadShape:
     """Return what a network's head is made from."""
-    depths = network.depths
+    depths, head = network.depths, network.head
     return HeadShape(
         output=spec.output,
-        width=len(network.head.mean) - sum((depths or {}).values()),
+        width=len(head.mean) - sum((depths or {}).values()),
         outputs=task.outputs,
         depths=None if depths is None else tuple(Depth(path=p, width=w) for p, w in depths.items()),
+        rows=len(head.keys) if isinstance(head, NeighbourHead) else 0,
     )
 
 
@@ -352,6 +357,8 @@ def _network(
     with torch.random.fork_rng(devices=[]):  # the random initialisation is replaced, and must leave no trace
         backbone = build_backbone(registry.factory(spec), spec, None)
         head: Any = task.head(note.head.output, width, note.recipe.training.dropout)
+    if note.head.rows:
+        head = NeighbourHead(note.head.output, width, task.outputs, note.head.rows)
     if spec.fitted:
         if fitted is None:
             raise ModelError(f"{spec.id} is a fitted backbone, and the model folder holds no {FITTED}")

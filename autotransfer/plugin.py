@@ -11,11 +11,13 @@ from autotransfer.protocols import (
     FittedModule,
     FittedState,
     HeadState,
+    NeighbourState,
     ObjectiveContext,
     Rows,
     Step,
     Strategy,
     Tokenizer,
+    linear_weights,
 )
 from autotransfer.schema import (
     DataIssue,
@@ -46,6 +48,7 @@ __all__ = [
     "ImageInput",
     "Integer",
     "LogUniform",
+    "NeighbourState",
     "ObjectiveContext",
     "Phase",
     "PluginError",
@@ -68,6 +71,7 @@ __all__ = [
     "cache_folder",
     "frozen_stages",
     "hookimpl",
+    "linear_weights",
     "mend_torchvision",
     "number",
 ]

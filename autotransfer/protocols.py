@@ -27,6 +27,8 @@ class Tokenizer(Protocol):
     """What the tokenizer of a text spec's input gives: called as ``factory(folder, max_length=...)``.
 
     ``folder`` holds the backbone's weights and assets; None in the kit, where any tokenizer of the right ids will do.
+    May also have, for augmentation: ``mask: int | None``, the id that stands for a token that is hidden (else hidden
+    ones are left out), and ``special``, the ids that are never hidden (else those that an empty text has).
     """
 
     key: str
@@ -88,7 +90,7 @@ class Rows(Protocol):
         ...
 
     def batch(self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None) -> Inputs:
-        """Return the inputs of these rows, in this order; ``rng`` is needed where ``augment`` is ``light``."""
+        """Return the inputs of these rows, in this order: as they are, or ``light`` or ``strong``, by ``rng``."""
         ...
 
     @property
@@ -123,8 +125,10 @@ class Task(Protocol):
         """Return the ``float64`` [N, K] matrix that a closed-form head is fitted to."""
         ...
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean loss, a scalar."""
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss over rows, a scalar, each row's (and label's) by its weight: [N], or [N, K]."""
         ...
 
     def head(self, output: str, width: int, dropout: float = 0.0) -> nn.Module:
@@ -174,6 +178,11 @@ class TaskPart(Protocol):
         """Its outputs among those of all."""
         ...
 
+    @property
+    def evened(self) -> bool:
+        """Whether the balance of a recipe is for it."""
+        ...
+
     def labelled(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the numbers ``int64`` [n] of the rows that have this label, and the label as ``task`` encodes it."""
         ...
@@ -181,18 +190,11 @@ class TaskPart(Protocol):
 
 @runtime_checkable
 class Tasks(Protocol):
-    """What a task of several targets has beside the methods of :class:`Task`.
-
-    Its targets are ``float32`` [N, K], NaN where a label is missing.
-    """
+    """What a task of several targets has too; they are ``float32`` [N, K], NaN where a label is missing."""
 
     @property
     def parts(self) -> Sequence[TaskPart]:
         """The targets, in the order of their outputs."""
-        ...
-
-    def losses(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> list[Tensor]:
-        """Return each target's mean loss over the rows that have its label."""
         ...
 
 
@@ -232,10 +234,37 @@ class HeadState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NeighbourState:
+    """A head that answers a row with the mean of what it remembers of the most similar ones.
+
+    Features and keys are brought to ``(x - mean) * scale`` and then to unit length; a neighbour's weight in the mean is
+    a softmax of its cosine / temperature over all neighbours.
+    """
+
+    keys: Tensor
+    """Raw pooled features of the rows remembered, ``float32`` [M, width]."""
+    values: Tensor
+    """What each stands for, ``float32`` [M, outputs]: shares of the classes, chances of the labels, or numbers."""
+    mean: Tensor
+    """``float32`` [width]."""
+    scale: Tensor
+    """``float32`` [width]."""
+    neighbours: int
+    """How many of the most similar rows count, from 1 to M."""
+    temperature: float
+    """Above 0."""
+    link: str
+    """What makes the mean an output: ``softmax`` (of shares, their logarithm), ``sigmoid`` (of chances, their logit) or
+    ``identity``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveContext:
     """What a strategy's own loss term may be built from, once before training."""
 
     backbone: nn.Module
+    head: nn.Module
+    """What core put on top; trained at the phase's own rate."""
     task: Task
     widths: tuple[int, ...]
     """Pooled features after each stage."""
@@ -251,6 +280,7 @@ class Step:
     inputs: Any
     outputs: Tensor
     targets: Tensor
+    """Of the rows themselves, also where they are mixed with others (``mixup``, ``cutmix``)."""
     backbone: nn.Module
     stage_features: tuple[Tensor, ...]
     """Pooled [B, width] after each stage."""
@@ -265,9 +295,11 @@ class FinishContext:
     module: nn.Module
     """Backbone and head; may be changed in place."""
     initial: Mapping[str, Tensor]
-    """Parameters before training, by name in ``module``."""
+    """What training changed, as it was before the backbone was first trained, by name in ``module``; the head is that
+    of this moment, after any phase that trained it alone."""
     snapshots: Sequence[Mapping[str, Tensor]]
-    """Parameters after each evaluation that was the best so far, oldest first."""
+    """What training changed, after each evaluation that was the best so far, oldest first; at most the strategy's
+    ``snapshots``."""
     evaluate: Callable[[], float]
     """Validation objective of ``module`` as it stands."""
 
@@ -280,10 +312,16 @@ class Strategy:
     summary: str = ""
     source: str = ""
     """Paper or text that the method comes from."""
+    needs: str = ""
+    """What it needs of a backbone and of the data, in a few words, for listings: ``two stages or more``."""
+    when: str = ""
+    """When it applies, in a few words, for listings; ``applies`` decides: ``at most 10 training rows a class``."""
     baseline: bool = False
     """True: made for backbones with ``transfer=False``."""
     depths: bool = False
     """True: the head sees the pooled features of all stages side by side, each of unit norm in each row."""
+    snapshots: int = 8
+    """How many of the best weights so far ``finish`` is given; each is kept in memory and in every checkpoint."""
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether this strategy suits the data and the backbone, and why not."""
@@ -305,10 +343,12 @@ class Strategy:
         """Return the settings of the loop; values named like its fields take their place."""
         return Training()
 
-    def head(self, features: Tensor, targets: Tensor) -> HeadState | None:
+    def head(self, features: Tensor, targets: Tensor) -> HeadState | NeighbourState | None:
         """Return a head in closed form from ``float32`` [N, width] features and encoded targets, or None.
 
-        Of several targets it is asked for each one's head, on the rows that have its label.
+        A head of neighbours is not trained further: its strategy has no phases. Of several targets each one's head is
+        asked for, on the rows that have its label; these are to be linear.
+
         Where ``depths`` is true, the features are those of all stages side by side. A method with a third argument,
         ``groups``, is given the number of each row's group as well, ``int64`` [N], or None where rows have none:
         what it chooses by cross-validation is to be chosen on folds that hold each group whole.
@@ -316,7 +356,13 @@ class Strategy:
         return None
 
     def adapt(self, backbone: nn.Module, values: Mapping[str, Scalar], rows: Rows) -> None:
-        """Change the backbone in place before training (LoRA, AdaBN); stage paths stay as they are."""
+        """Change the backbone in place before training (LoRA, AdaBN); stage paths stay as they are.
+
+        ``values["freeze"]`` is there as for ``phases``. A method with a fourth argument, ``owners``, is given the stage
+        of each parameter, by name: what will not be trained is best left alone. Random numbers may be drawn from
+        torch, which is seeded. Where features stay what they were (an adapter that begins at zero), the survey's
+        features and head are used on.
+        """
 
     def objective(self, context: ObjectiveContext) -> nn.Module | None:
         """Return a module called with each :class:`Step` that gives a loss term to add, or None."""
@@ -336,3 +382,16 @@ class Strategy:
 def overrides(strategy: Strategy, door: str) -> bool:
     """Return whether a strategy's class has its own method for this door."""
     return getattr(type(strategy), door) is not getattr(Strategy, door)
+
+
+def weight_matrices(backbone: nn.Module) -> dict[str, Tensor]:
+    """Return what a backbone multiplies by, by name: matrices and kernels, tables of embeddings left out."""
+    tables = {path for path, module in backbone.named_modules() if "embedding" in type(module).__name__.lower()}
+    named = backbone.named_parameters()
+    return {n: p for n, p in named if p.dim() > 1 and n.rpartition(".")[0] not in tables}
+
+
+def linear_weights(backbone: nn.Module) -> list[str]:
+    """Return the names of the weight matrices of linear layers, torch's attention and GPT-2's layers among them."""
+    own = ("weight", "in_proj_weight")
+    return [n for n, p in weight_matrices(backbone).items() if p.dim() == 2 and n.rpartition(".")[2] in own]

@@ -14,7 +14,7 @@ INPUT_SIZE = "input_size"
 MEASURED = "measured"
 """Arithmetic of a recipe not yet run: whichever its first worker measures to be faster; its record says which."""
 AUGMENT, AUGMENT_FROM = "augment", "augment_from"
-"""``light`` or ``views`` (absent: none), and the passes over the training rows before it begins (absent: 0)."""
+"""One of ``schema.AUGMENTATIONS`` (absent: none), and passes over the training rows before it begins (absent: 0)."""
 
 TASK_WEIGHTS, EQUAL, UNCERTAINTY = "task_weights", "equal", "uncertainty"
 """Of several targets: how their losses are weighed where they train a part of the backbone together."""

@@ -18,7 +18,7 @@ from autotransfer.errors import ConfigError
 
 
 class RunFolder:
-    """A run's folder: ``run.yaml profile.json plan.json plugins.json trials.jsonl model/``.
+    """A run's folder: ``run.yaml profile.json plan.json plugins.json trials.jsonl model/ report.html``.
 
     Without ``out`` it is a temporary one, removed at the end.
     """

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +12,25 @@ from functools import cached_property
 from autotransfer.codec import Scalar, digest
 from autotransfer.errors import ConfigError, PluginContractError
 from autotransfer.targets import Sharing, TargetProfile
+
+AUGMENTATIONS: Mapping[str, str] = {
+    "none": "rows as they are",
+    "light": "rows augmented anew in each epoch",
+    "strong": "rows augmented anew in each epoch, more strongly",
+    "mixup": "rows augmented anew in each epoch and mixed two by two",
+    "cutmix": "rows augmented anew in each epoch, a patch of each from another one",
+    "views": "a few fixed views of each row",
+}
+"""What may be done to training rows, in words."""
+STORED = ("none", "views")
+"""Those of which activations may be stored."""
+BALANCES: Mapping[str, str] = {
+    "none": "",
+    "logits": "logit-adjusted loss",
+    "weights": "rows weighted by class",
+    "sampling": "classes drawn evenly",
+}
+"""What may be done for classes of very different size to count alike, in words."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stretch of training. At most one of ``freeze``, ``stages`` and ``parameters`` says what is trained."""
+    """One stretch of training. ``freeze`` or ``stages`` says which stages are trained, ``parameters`` what of them."""
 
     epochs: float
     """Passes over the training rows."""
@@ -36,30 +54,30 @@ class Phase:
     layer_decay: float = 1.0
     """Each stage's lr is this times that of the stage after it."""
     freeze: int | None = None
-    """The first ``freeze`` stages are frozen; None with no other choice: nothing is frozen."""
+    """The first ``freeze`` stages are frozen; None with no ``stages``: nothing is frozen."""
     stages: tuple[int, ...] | None = None
     """Only these stages are trained (0 is nearest the input)."""
     parameters: str | None = None
-    """Regular expression: only backbone parameters whose name it finds are trained; ``norms_and_biases`` is known."""
+    """Regular expression: only parameters whose name it finds are trained; ``norms_and_biases`` is known."""
     stage_lrs: Mapping[str, float] = field(default_factory=dict)
     """Learning rate by stage number, in place of ``lr * lr_ratio``."""
     sampler: str = "shuffle"
     """``shuffle`` or ``balanced`` (classes drawn evenly)."""
     augment: str = "none"
-    """``none``, ``light`` (random crop and mirror of an image) or ``views`` (a few fixed ones of each row, stored)."""
+    """One of :data:`AUGMENTATIONS`."""
     augment_from: float = 0.0
     """Epochs of this phase before augmentation begins."""
     averaging: float = 0.0
     """Decay of an exponential moving average of the weights, evaluated in their place; 0: none."""
 
     def __post_init__(self) -> None:
-        chosen = [n for n in ("freeze", "stages", "parameters") if getattr(self, n) is not None]
-        if len(chosen) > 1:
-            raise PluginContractError(f"a phase says what is trained in one way, got {' and '.join(chosen)}")
+        if self.freeze is not None and self.stages is not None:
+            raise PluginContractError("a phase says which stages are trained in one way, got freeze and stages")
         if not (0 < self.lr_ratio <= 1 and self.lr > 0 and self.epochs >= 0 and self.layer_decay > 0):
             raise PluginContractError(f"a phase needs lr > 0, lr_ratio in (0, 1], epochs >= 0, layer_decay > 0: {self}")
-        if self.sampler not in ("shuffle", "balanced") or self.augment not in ("none", "light", "views"):
-            raise PluginContractError(f"unknown sampler or augment in {self}")
+        if self.sampler not in ("shuffle", "balanced") or self.augment not in AUGMENTATIONS:
+            known = f"known: shuffle, balanced; {', '.join(AUGMENTATIONS)}"
+            raise PluginContractError(f"unknown sampler or augment in {self}; {known}")
         if not self.augment_from >= 0:
             raise PluginContractError(f"augmentation begins after 0 or more epochs, got {self.augment_from}")
 
@@ -84,17 +102,24 @@ class Training:
     norm_statistics: str = "auto"
     """Batch norms in trained stages use ``batch`` statistics, ``frozen`` ones, or ``auto``: batch ones
     from 2,000 rows and batches of 32 on."""
+    balance: str = "none"
+    """One of :data:`BALANCES`; a head in closed form has its logits adjusted, whichever it is."""
+    thresholds: bool = False
+    """The model's logits are shifted at the end, where the validation rows say that it helps the metric."""
 
     def __post_init__(self) -> None:
+        shares = (self.label_smoothing, self.dropout)
         wrong = [
             text
             for ok, text in (
                 (self.optimizer in ("adamw", "sgd"), f"optimizer is adamw or sgd, got {self.optimizer!r}"),
                 (self.batch_size >= 1, f"batch_size is 1 or more, got {self.batch_size}"),
                 (self.weight_decay >= 0 and self.clip >= 0, "weight_decay and clip are 0 or more"),
-                (0 <= self.label_smoothing < 1 and 0 <= self.dropout < 1, "label_smoothing and dropout lie in [0, 1)"),
+                (all(0 <= s < 1 for s in shares), "label_smoothing and dropout lie in [0, 1)"),
                 (0 <= self.warmup < 1, f"warmup lies in [0, 1), got {self.warmup}"),
                 (self.norm_statistics in ("auto", "batch", "frozen"), "norm_statistics is auto, batch or frozen"),
+                (self.balance in BALANCES, f"balance is one of {', '.join(BALANCES)}, got {self.balance!r}"),
+                (isinstance(self.thresholds, bool), f"thresholds is true or false, got {self.thresholds!r}"),
             )
             if not ok
         ]
@@ -188,6 +213,8 @@ class SurveyRecord:
     width: int = 0
     params: int = 0
     macs: float = 0.0
+    linear: float | None = None
+    """Share of its weights that lie in linear layers, embeddings left out."""
     stages: tuple[str, ...] = ()
     cuts: tuple[CutReport, ...] = ()
     """One per stage; the last is the backbone's own output."""
@@ -231,6 +258,8 @@ class TrialRecord:
     """``scores[task][metric]`` on the validation rows."""
     objective: float | None = None
     """One number, higher is better."""
+    epoch_seconds: float = 0.0
+    """Of a pass over the training rows that trains a part of the backbone, evaluation left out; 0: there was none."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     worker: str = ""
@@ -238,6 +267,8 @@ class TrialRecord:
     notes: tuple[str, ...] = ()
     checkpoint: str = ""
     """Folder of the trained tensors, relative to the run's work folder."""
+    shift: tuple[float, ...] = ()
+    """To be added to the logits of a model made of it, ``thresholds``; the scores are without. Empty: nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,37 +395,3 @@ class RunRecord:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How long a search may go on: seconds of wall clock, or a number of trials, or neither."""
-
-    seconds: float | None = None
-    trials: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.seconds is not None and not self.seconds > 0:
-            raise ConfigError(f"budget is {self.seconds:g} seconds; wanted more than 0, such as 90, '10m' or '2h'")
-        if self.trials is not None and self.trials < 1:
-            raise ConfigError(f"trials is {self.trials}; wanted 1 or more")
-        if self.seconds is not None and self.trials is not None:
-            raise ConfigError(
-                "both budget and trials were given; give one: budget for time, trials for reproducible runs"
-            )
-
-    @classmethod
-    def parse(cls, budget: str | float | None, trials: int | None = None) -> Budget:
-        """Return a budget from ``90``, ``"90"``, ``"90s"``, ``"10m"``, ``"1h30m"`` or None.
-
-        Raises:
-            ConfigError: the text is none of these, or not positive.
-        """
-        if budget is None or isinstance(budget, (int, float)):
-            return cls(seconds=None if budget is None else float(budget), trials=trials)
-        text = budget.strip().lower()
-        found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-        if not text or not found:
-            raise ConfigError(f"budget is {budget!r}; wanted seconds, or a text such as '90s', '10m', '1h30m'")
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        return cls(seconds=hours * 3600 + minutes * 60 + seconds, trials=trials)

@@ -138,6 +138,8 @@ class BackboneSpec:
     """Number of parameters; None: measured."""
     macs: int | None = None
     """Multiply-accumulates for one row; None: measured."""
+    linear: float | None = None
+    """Share of its weights that lie in linear layers, embeddings left out; None: measured by the survey."""
     weights: WeightSource | None = None
     """None: the factory needs no file (its own initialisation is used, and the result says so)."""
     assets: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from autotransfer.schema import Phase, Profile, Recipe, Training, Verdict
 from autotransfer.space import Choice, Integer, LogUniform, Uniform
 from autotransfer.spec import BackboneSpec, frozen_stages, with_stages
 from autotransfer.tasks import make_task
+from autotransfer.train.adapting import adapted
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import arithmetic
@@ -51,6 +52,8 @@ PROFILE = Profile(
     counts={"a": 20, "b": 20, "c": 20},
 )
 """Made-up data that strategies are asked about."""
+FEW = replace(PROFILE, rows=36, train=24, validation=6, test=6)
+"""The same with so few rows that strategies for few apply."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ def check_strategy(strategy: Strategy) -> list[Finding]:
     """Return what is wrong with a strategy, on made-up data and a tiny network with no, one and five stages.
 
     Checked: verdict, space and phases are what they should be; phases for values drawn from its own space; two
-    epochs end with a finite loss and unchanged frozen stages.
+    epochs end with a finite loss and unchanged frozen stages. A strategy that applies to none of the made-up data
+    gets a warning: nothing else of it was checked.
     """
     found: list[Finding] = []
     for count in (0, 1, 5):
@@ -142,6 +146,10 @@ def check_strategy(strategy: Strategy) -> list[Finding]:
             found += [Finding("error", strategy.id, text) for text in _strategy(strategy, spec)]
         except Exception as error:  # the same: it is the author's to read
             found.append(Finding("error", strategy.id, f"with {count} stages: {type(error).__name__}: {error}"))
+    specs = [with_stages(_toy_spec(strategy), tuple(f"s{i}" for i in range(count))) for count in (0, 1, 5)]
+    if not found and not any(strategy.applies(p, s).ok for p in (PROFILE, FEW) for s in specs):
+        why = strategy.applies(PROFILE, specs[-1]).reason
+        found = [Finding("warning", strategy.id, f"it does not apply to made-up data and was not tried: {why}")]
     return list(dict.fromkeys(found))
 
 
@@ -288,15 +296,17 @@ def _toy_spec(strategy: Strategy) -> BackboneSpec:
 
 
 def _strategy(strategy: Strategy, spec: BackboneSpec) -> Iterator[str]:
-    verdict: Any = strategy.applies(PROFILE, spec)
-    if not isinstance(verdict, Verdict):
-        yield f"applies() gave {type(verdict).__name__}; wanted a Verdict"
+    verdicts: list[Any] = [strategy.applies(p, spec) for p in (PROFILE, FEW)]
+    odd = [type(v).__name__ for v in verdicts if not isinstance(v, Verdict)]
+    if odd:
+        yield f"applies() gave {odd[0]}; wanted a Verdict"
         return
-    if not verdict.ok:
-        if not verdict.reason:
-            yield "applies() says no without a reason"
+    if any(not v.ok and not v.reason for v in verdicts):
+        yield "applies() says no without a reason"
+    profile = next((p for p, v in zip((PROFILE, FEW), verdicts, strict=True) if v.ok), None)
+    if profile is None:
         return
-    space = strategy.space(PROFILE, spec)
+    space = strategy.space(profile, spec)
     odd = [n for n, d in space.items() if not isinstance(d, (Choice, Integer, Uniform, LogUniform))]
     if odd:
         yield f"space() holds {odd}, which are no domains"
@@ -306,29 +316,32 @@ def _strategy(strategy: Strategy, spec: BackboneSpec) -> Iterator[str]:
         values: dict[str, Any] = {"epochs": 2, **{n: d.sample(rng) for n, d in sorted(space.items())}}
         if "freeze_fraction" in values:
             values["freeze"] = frozen_stages(float(values["freeze_fraction"]), len(spec.stages))
-        phases = strategy.phases(PROFILE, spec, values)
+        phases = strategy.phases(profile, spec, values)
         if not isinstance(phases, list) or not all(isinstance(p, Phase) for p in phases):
             yield f"phases() gave {type(phases).__name__}; wanted a list of Phase"
             return
         beyond = [p for p in phases if p.freeze is not None and p.freeze > len(spec.stages)]
         if beyond:
             yield f"a phase freezes more stages than the {len(spec.stages)} there are"
-    yield from _trained(strategy, spec, values, phases)
+    yield from _trained(strategy, profile, spec, values, phases)
 
 
-def _trained(strategy: Strategy, spec: BackboneSpec, values: dict[str, Any], phases: list[Phase]) -> Iterator[str]:
+def _trained(
+    strategy: Strategy, profile: Profile, spec: BackboneSpec, values: dict[str, Any], phases: list[Phase]
+) -> Iterator[str]:
     short = [replace(p, epochs=min(p.epochs, 2)) for p in phases]
-    train, held = _ToyRows(PROFILE.train), _ToyRows(PROFILE.validation)
+    train, held = _ToyRows(profile.train), _ToyRows(profile.validation)
     with arithmetic(1, "float32", torch.device("cpu")):
         torch.manual_seed(0)
         backbone = _Toy(len(spec.stages)).eval()
-        strategy.adapt(backbone, values, train)
+        changed = adapted(backbone, strategy, values, train, declared=spec.stages, output="vector", seed=0)
         stages = find_stages(backbone, train.batch([0, 1]), declared=spec.stages)
         before = {n: t.clone() for n, t in backbone.state_dict().items()}
-        settings: Training = strategy.training(PROFILE, values)
+        settings: Training = strategy.training(profile, values)
         recipe = Recipe(backbone=spec.id, strategy=strategy.id, stages=spec.stages, training=settings)
         task = make_task("multiclass", [int(v) for v in train.targets])
         network = make_network(backbone, stages, task, strategy, "vector")
+        network.adapted = changed
         trainer = Trainer(
             Job(
                 network=network,
@@ -345,7 +358,7 @@ def _trained(strategy: Strategy, spec: BackboneSpec, values: dict[str, Any], pha
         trainer.finish()
         if not trainer.outputs().isfinite().all():
             yield "two epochs end with outputs that are not finite"
-        always = min((p.freeze or 0 for p in short if p.stages is None and p.parameters is None), default=0)
+        always = min((p.freeze or 0 for p in short if p.stages is None), default=0)
         moved = _moved(backbone, before, lambda n: stages.owners.get(n, 0) < always)
         if moved and short and all(p.freeze is not None for p in short):
             yield f"parameters of frozen stages moved: {', '.join(moved)}"

@@ -3,8 +3,8 @@
     python benchmarks/data/fetch.py tux --out data/tux
     python benchmarks/finals.py data/tux --rows 300 500 --seeds 0 1 2 3
 
-A training is run to the end of its fifth epoch; from there it goes on to the tenth as it is, with rows augmented anew
-(``light``) and, where stages are frozen, with fixed views of which activations are stored (``views``). Told are the
+A training is run to the end of its fifth epoch; from there it goes on to the tenth as it is, and with each kind of
+augmentation that the data have, fixed views (``views``) where stages are frozen. Told are the
 validation objective (best of all epochs, as the search compares trials), the score on the rows that are left, and the
 CPU-seconds of the last rung. One JSON line a training goes to the results file; a cell that is there is not run again.
 The means over all lines of the file are printed as a table.
@@ -27,6 +27,7 @@ import numpy as np
 from autotransfer import weights
 from autotransfer.codec import Scalar
 from autotransfer.data import prepare
+from autotransfer.data.rows import augmentations
 from autotransfer.finish import evaluated, winning_network
 from autotransfer.pool import at_sizes
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM, spec_id
@@ -34,10 +35,10 @@ from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, TrialRecord
 from autotransfer.search.candidates import Proposer, Space
 from autotransfer.search.jobs import Context, RungJob, SurveyJob
-from autotransfer.search.policy import RUNGS
+from autotransfer.search.prices import RUNGS
 from autotransfer.search.trial import Worker
 from autotransfer.space import Choice
-from autotransfer.spec import sized_id
+from autotransfer.spec import has_size, sized_id
 
 STRATEGIES = ("core/full", "core/partial")
 
@@ -51,7 +52,9 @@ def context_of(data: str, backbone: str, size: int, rows: int, seed: int, regist
     prepared.train, prepared.validation, prepared.test = np.split(order, [rows, rows + held])
     name, test = f"{prepared.profile.fingerprint}-{rows}-{seed}", len(prepared.test)
     prepared.profile = replace(prepared.profile, train=rows, validation=held, test=test, fingerprint=name)
-    (spec,) = at_sizes([registry.backbone(backbone)], Choice((size,)))
+    spec = registry.backbone(backbone)
+    if has_size(spec):
+        (spec,) = at_sizes([spec], Choice((size,)))
     assert spec.weights is not None
     files = {spec.id: str(weights.fetch(spec.weights))}
     manifest, store = registry.manifest(), str(work / "store")
@@ -74,7 +77,8 @@ def last_rungs(worker: Worker, recipe: Recipe, features: str) -> dict[str, Trial
     name, path = recipe.strategy.replace("/", "-"), worker.context.path
     for rung, until in enumerate(RUNGS[:-1]):
         worker.run(RungJob(id=name, recipe=recipe, rung=rung, until=until, survey=features))
-    kinds = ["none", "light"] + (["views"] if recipe.freeze else [])
+    known = augmentations(worker.context.specs[spec_id(recipe)].input)
+    kinds = ["none", *(k for k in known if k != "views" or recipe.freeze)]
     for kind in kinds:
         shutil.copytree(path(f"checkpoint-{name}"), path(f"checkpoint-{name}-{kind}"))
     worker.live.clear()
@@ -149,7 +153,8 @@ def main() -> None:
     lines = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
     done = {_place(line)[:4] for line in lines}
     for seed, data, rows, backbone in itertools.product(given.seeds, given.data, given.rows, given.backbones):
-        if (Path(data).name, sized_id(backbone, given.size), rows, seed) not in done:
+        name = sized_id(backbone, given.size) if has_size(registry.backbone(backbone)) else backbone
+        if (Path(data).name, name, rows, seed) not in done:
             new = cell(data, backbone, given.size, rows, seed, registry)
             with given.results.open("a") as file:
                 file.write("".join(f"{json.dumps(line)}\n" for line in new))

@@ -42,7 +42,7 @@ from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search import alone
 from autotransfer.search.candidates import HEAD_START, Space
 from autotransfer.search.jobs import Context, RungJob, SurveyJob
-from autotransfer.search.policy import RUNGS
+from autotransfer.search.prices import RUNGS
 from autotransfer.search.trial import Worker
 from autotransfer.space import Choice
 from autotransfer.tasks import Several

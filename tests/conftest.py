@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import socket
@@ -70,6 +71,17 @@ def stripes() -> tuple[np.ndarray, np.ndarray]:
         elif label == 1:
             image[:, at : at + 2] += 90
     return images, np.array(["row", "column", "none"])[labels]
+
+
+@pytest.fixture(scope="session")
+def toys() -> Any:
+    """The tiny networks, rows and trainings of the train floor's tests, for tests of what trains them."""
+    spec = importlib.util.spec_from_file_location("tiny_nets", Path(__file__).parent / "train" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,12 @@ def test_the_report_names_the_plugin_that_a_prediction_needs(toy_run: Path, toyn
     assert f"{again} FILE\n" in call("report", toy_run)[1]
 
 
+def test_the_report_names_its_page(toy_run: Path, call: Any) -> None:
+    page = str(toy_run / "report.html")
+    assert f"   report {page}   again: " in call("report", toy_run)[1]
+    assert json.loads(call("report", toy_run, "--json")[1])["report"] == page
+
+
 @pytest.mark.parametrize("verb", ["plugins", "backbones", "strategies"])
 def test_listings_are_text_or_one_json_object(call: Any, verb: str) -> None:
     code, out, _ = call(verb)
@@ -135,11 +141,24 @@ def test_listings_are_text_or_one_json_object(call: Any, verb: str) -> None:
     assert verb in json.loads(call(verb, "--json")[1])
 
 
+def test_strategies_say_what_they_need_and_when_they_apply(call: Any) -> None:
+    rows = {r["id"]: r for r in json.loads(call("strategies", "--json")[1])["strategies"]}
+    assert {"core/knn", "core/lora", "core/lpft"} <= rows.keys()
+    assert all(r.keys() == {"id", "baseline", "summary", "needs", "when", "source"} for r in rows.values())
+    core = [r for i, r in rows.items() if i.startswith("core/")]
+    assert all(isinstance(v, bool) or v for r in core for v in r.values())
+    assert rows["core/prototypes"]["when"] == "up to 10 training rows a class"
+    assert "linear layers in the stages" in call("strategies")[1]
+
+
 def test_profile_and_plan(folder: Path, common: list[str], call: Any) -> None:
     assert json.loads(call("profile", folder, "--json")[1])["rows"] == 150
     code, out, _ = call("plan", folder, *common, "--json")
     assert code == 0
     assert "toynet/small" in json.loads(out)["backbones"]
+    refused = {r["name"]: r["reason"] for r in json.loads(out)["refusals"]}
+    assert "class means are for up to 10 training rows a class" in refused["core/prototypes on toynet/small"]
+    assert "class means are for up to 10 training rows a class" in call("plan", folder, *common)[1]
 
 
 def test_check_passes_a_right_plugin_and_fails_a_wrong_one(toynet: str, call: Any, tmp_path: Path) -> None:

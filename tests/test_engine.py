@@ -120,6 +120,7 @@ def test_an_interrupt_keeps_the_best_so_far_and_the_run_goes_on(stripes: Any, to
     model = _fit(stripes, toynet, interrupt, out=out)
     assert model.run.status == "interrupted"
     assert (out / "model" / "weights.safetensors").exists()
+    assert "stopped early: it was interrupted" in (out / "report.html").read_text(encoding="utf-8")
     assert (out / ".work").exists()
     told: list[str] = []
     whole = _fit(stripes, toynet, lambda event, **f: told.append(event), out=out)
@@ -204,7 +205,7 @@ def test_broken_plugins_are_named_and_the_fit_goes_on(stripes: Any, toynet: str,
     assert "libfoo is missing" in told["dies"]
     assert "ZeroDivisionError" in told["raising"]
     assert "autotransfer_backbones" in told["misspelt"]
-    assert set(told) <= set(model.leaderboard().backbone)
+    assert set(broken) <= set(model.leaderboard().backbone)
 
 
 def test_a_search_without_a_usable_backbone_says_why(stripes: Any, toynet: str, tmp_path: Path) -> None:
@@ -257,6 +258,7 @@ def test_a_few_seconds_give_a_model_too(stripes: Any, toynet: str) -> None:
         "core/probe",
         "core/ridge",
         "core/depths",
+        "core/knn",
         "baselines/logistic",
     }
     assert any("only heads" in r.reason for r in model.run.plan.refusals)

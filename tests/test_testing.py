@@ -171,5 +171,51 @@ def test_a_right_strategy_passes() -> None:
     assert_strategy(Good())
 
 
+class ForFew(TooDeep):
+    id = "kit/for-few"
+
+    def applies(self, profile: Any, spec: Any) -> Verdict:
+        return Verdict(profile.train < 30, "" if profile.train < 30 else "it is for fewer rows")
+
+
+class ForTexts(TooDeep):
+    id = "kit/for-texts"
+
+    def applies(self, profile: Any, spec: Any) -> Verdict:
+        return Verdict(profile.modality == "text", "" if profile.modality == "text" else "it is for texts")
+
+
+class Leaking(Good):
+    id = "kit/leaking"
+
+    def phases(self, profile: Any, spec: Any, values: Any) -> list[Phase]:
+        return [Phase(epochs=1, freeze=min(2, len(spec.stages)))]
+
+    def adapt(self, backbone: Any, values: Any, rows: Any, owners: Any = None) -> None:
+        assert {n: s for n, s in owners.items() if n.endswith("weight")} == {
+            f"s{i}.weight": i for i in range(backbone.count)
+        }
+
+    def finish(self, context: Any) -> None:
+        if context.module.backbone.count:
+            context.module.backbone.get_parameter("s0.weight").data.mul_(1.0 + 1e-6)
+
+
+def test_a_strategy_for_few_rows_is_tried_on_few() -> None:
+    assert any("the phase freezes" in f.text for f in check_strategy(ForFew()))
+
+
+def test_a_strategy_that_applies_to_no_made_up_data_is_a_warning() -> None:
+    (found,) = check_strategy(ForTexts())
+    assert (found.level, found.about) == ("warning", "kit/for-texts")
+    assert "was not tried: it is for texts" in found.text
+    assert_strategy(ForTexts())
+
+
+def test_a_strategy_is_told_the_stages_and_may_not_touch_frozen_ones() -> None:
+    (found,) = check_strategy(Leaking())
+    assert found.text == "parameters of frozen stages moved: s0.weight"
+
+
 def test_a_finding_reads_as_one_line() -> None:
     assert str(Finding("error", "a/b", "it is red")) == "error: a/b: it is red"

@@ -60,13 +60,15 @@ def backbones(
 
 
 def strategies(plugins: Plugins = None) -> Said:
-    """List the strategies."""
+    """List the strategies: what each does, what it needs, when it applies, where it comes from."""
     from autotransfer.registry import Registry
     from autotransfer.report.words import columns
 
     found = Registry.discover(plugins or ()).strategies()
-    rows = [{"id": s.id, "baseline": s.baseline, "summary": s.summary, "source": s.source} for s in found]
-    return Said({"strategies": rows}, "\n".join(columns(rows)) or "there is no strategy")
+    told = ("id", "baseline", "summary", "needs", "when", "source")
+    rows = [{name: getattr(s, name) for name in told} for s in found]
+    shown = columns(rows, ("id", "summary", "needs", "when"))
+    return Said({"strategies": rows}, "\n".join(shown) or "there is no strategy")
 
 
 def check(plugin: Annotated[str, typer.Argument(metavar="FILE_OR_MODULE", help="A plugin's file or module.")]) -> Said:

@@ -53,8 +53,8 @@ def resume(
 ) -> Said:
     """Go on with a run that was interrupted, or whose budget grew."""
     from autotransfer import engine
+    from autotransfer.budget import Budget
     from autotransfer.report.progress import progress
-    from autotransfer.schema import Budget
 
     given: dict[str, Any] = {
         "budget": budget,
@@ -115,6 +115,7 @@ def free_folder(data: Any) -> Path:
 def told(model: TransferModel, out: Path) -> Said:
     """Return what a finished fit has to say."""
     from autotransfer.codec import to_json
+    from autotransfer.report.page import report_beside
     from autotransfer.report.text import share, winner_of
     from autotransfer.report.words import metric_of
 
@@ -123,6 +124,7 @@ def told(model: TransferModel, out: Path) -> Said:
     body = {
         "out": out,
         "model": model.path,
+        "report": report_beside(model.path),
         "backbone": model.recipe.backbone,
         "strategy": model.recipe.strategy,
         "recipe": to_json(model.recipe),

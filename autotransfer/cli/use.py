@@ -98,6 +98,7 @@ def report(folder: Run) -> Said:
     """Give the account of a finished run: data, what was tried, what won, how good it is, what it cost."""
     from autotransfer.codec import to_json
     from autotransfer.model_folder import find, read_note
+    from autotransfer.report.page import report_beside
     from autotransfer.report.text import render
 
     record = _record(folder)
@@ -105,7 +106,8 @@ def report(folder: Run) -> Said:
         raise ModelError(f"the run in {folder} is not over; go on with: autotransfer resume {folder}")
     model = find(folder)
     plugin = "FILE" if read_note(model).plugin.sha256 else ""  # where the file lies is not kept
-    return Said(to_json(record), render(record, saved=str(model), plugin=plugin))
+    page = report_beside(model)
+    return Said({**to_json(record), "report": page}, render(record, saved=str(model), plugin=plugin, page=page))
 
 
 def _answers(model: TransferModel, source: str, *, alone: bool) -> list[dict[str, Any]]:

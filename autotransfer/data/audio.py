@@ -319,6 +319,18 @@ def heard(clip: Clip, rate: int, count: int) -> Array:
     return np.concatenate(parts)[:count]
 
 
+def beginning(clip: Clip, seconds: float, rate: int) -> Array:
+    """Return the first seconds of a clip, all of a shorter one, as ``float32`` samples at ``rate``."""
+    return resampled(clip.read(0, round(seconds * clip.rate)), clip.rate, rate)
+
+
+def wav_bytes(samples: Array, rate: int) -> bytes:
+    """Return mono samples as a WAV file of 16 bits; what lies beyond full scale is cut."""
+    body = io.BytesIO()
+    soundfile.write(body, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
+    return body.getvalue()
+
+
 def resampled(samples: Array, rate: int, wanted: int) -> Array:
     """Return ``float32`` samples at another rate, by polyphase filtering (``scipy.signal.resample_poly``)."""
     if rate == wanted or not len(samples):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from autotransfer.errors import DataError
 from autotransfer.spec import ImageInput
@@ -31,6 +31,11 @@ _FILTERS = {
 }
 _WHITES = ((1.25, 1.0), (16.5, 16.0), (260.0, 255.0), (66_000.0, 65_535.0))
 """Largest value and what is white then; a little above white is rounding, or an interpolation's overshoot."""
+LEAST = {"light": 0.6, "strong": 0.25}
+"""Share of the area that a random window has at least, by kind of augmentation."""
+JITTER = 0.4
+"""Brightness, contrast and saturation are changed by a factor between 1 less this and 1 more."""
+_CHANGES = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 VIEWS = ("as it is", "mirrored", "first window", "second window")
 """Fixed views of an image; the windows are those of ``light``, drawn once for each row."""
 Array = np.ndarray[Any, Any]
@@ -205,8 +210,8 @@ def prepare_image(
     Args:
         image: upright, RGB or L, or an array of such.
         spec: the backbone's input.
-        augment: ``none`` or ``light``, see :func:`window`.
-        rng: random numbers of the augmentation; needed for ``light``.
+        augment: ``none``, ``light`` or ``strong``, see :func:`window`.
+        rng: random numbers of the augmentation.
 
     Raises:
         ValueError: the augmentation is unknown, or has no random numbers.
@@ -220,26 +225,29 @@ def window(
     """Return the part of an image that a backbone sees, at its size: ``uint8`` [size, size, channels].
 
     Without augmentation the shorter side is resized to ``size / crop`` and the centre is cut out. ``light``
-    cuts a random window (60 to 100 % of the area, ratio 3:4 to 4:3) and mirrors half of the images.
+    cuts a random window (60 to 100 % of the area, ratio 3:4 to 4:3) and mirrors half of the images. ``strong`` cuts
+    one of 25 % or more, mirrors as many, and changes brightness, contrast and saturation.
 
     Args:
         image: upright, RGB or L, or an array of such.
         spec: the backbone's input.
-        augment: ``none`` or ``light``.
-        rng: random numbers of the augmentation; needed for ``light``.
+        augment: ``none``, ``light`` or ``strong``.
+        rng: random numbers of the augmentation.
 
     Raises:
         ValueError: the augmentation is unknown, or has no random numbers.
     """
-    if augment not in ("none", "light") or (augment == "light" and rng is None):
-        raise ValueError(f"augment is {augment!r}; wanted 'none', or 'light' with rng")
+    if augment != "none" and (augment not in LEAST or rng is None):
+        raise ValueError(f"augment is {augment!r}; wanted 'none', or with rng one of: {', '.join(LEAST)}")
     picture = from_array(image) if isinstance(image, np.ndarray) else normal(image)
     picture = picture.convert("L" if spec.channels == 1 else "RGB")
     resample = _FILTERS[spec.interpolation]
-    if rng is not None and augment == "light":
-        picture = picture.resize((spec.size, spec.size), resample, box=_window(picture.size, rng))
+    if rng is not None and augment != "none":
+        picture = picture.resize((spec.size, spec.size), resample, box=_window(picture.size, LEAST[augment], rng))
         if rng.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if augment == "strong":
+            picture = _jittered(picture, rng)
     else:
         picture = _centre(picture, spec, resample)
     return np.asarray(picture).reshape(spec.size, spec.size, spec.channels)
@@ -280,10 +288,16 @@ def _centre(picture: Image.Image, spec: ImageInput, resample: Image.Resampling) 
     return picture.resize((spec.size, spec.size), resample, box=(left, top, left + side, top + side))
 
 
-def _window(size: tuple[int, int], rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _jittered(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    for change in rng.permutation(len(_CHANGES)).tolist():
+        picture = _CHANGES[change](picture).enhance(float(rng.uniform(1 - JITTER, 1 + JITTER)))
+    return picture
+
+
+def _window(size: tuple[int, int], least: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
     width, height = size
     area, ratio = (
-        rng.uniform(0.6, 1.0) * min(width, height) ** 2,
+        rng.uniform(least, 1.0) * min(width, height) ** 2,
         float(np.exp(rng.uniform(np.log(0.75), np.log(4 / 3)))),
     )
     w, h = min(width, (area * ratio) ** 0.5), min(height, (area / ratio) ** 0.5)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from autotransfer.spec import Input
 
 
+ANEW = ("light", "strong")
+"""What is done to rows one by one; kinds that mix rows of a batch get ``light`` ones."""
+
+
 class PreparedRows:
     """Implements :class:`autotransfer.protocols.Rows`.
 
@@ -57,16 +61,23 @@ class PreparedRows:
         return len(self.indices)
 
     def batch(self, indices: Sequence[int], augment: str = "none", rng: np.random.Generator | None = None) -> Any:
-        """Return the inputs of these rows, in the order of ``indices``: a tensor, or a mapping of tensors."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        """Return the inputs of these rows, in the order of ``indices``: a tensor, or a mapping of tensors.
+
+        Raises:
+            ValueError: the augmentation is unknown, or has no random numbers.
+        """
+        _known(augment, rng)
+        chosen, kind = np.asarray(indices, dtype=np.int64), modality(self.spec.kind)
         rows, numbers = self.indices[chosen], self.numbers[chosen]
         if augment == "none" and numbers.any():
             items = [self.dataset.load(int(r)) for r in rows]
-            return modality(self.spec.kind).view(items, self.spec, self.tools, numbers.tolist(), rows.tolist())
-        if self.kept is not None and augment == "none":
+            return kind.view(items, self.spec, self.tools, numbers.tolist(), rows.tolist())
+        if self.kept is not None and (augment == "none" or kind.altered is not None):
             kept = self.kept.batch(rows, self.spec, self.tools)
             if kept is not None:
-                return kept
+                if rng is None or augment == "none" or kind.altered is None:
+                    return kept
+                return kind.altered(kept, self.spec, self.tools, augment, rng)
         return stack([self.dataset.load(int(r)) for r in rows], self.spec, augment, rng, self.tools)
 
     def lengths(self, indices: Sequence[int] | None = None) -> np.ndarray[Any, Any] | None:
@@ -106,5 +117,15 @@ def stack(
     rng: np.random.Generator | None = None,
     tools: Any = None,
 ) -> Any:
-    """Return decoded rows as one batch of a backbone's inputs."""
+    """Return decoded rows as one batch of a backbone's inputs.
+
+    Raises:
+        ValueError: the augmentation is unknown, or has no random numbers.
+    """
+    _known(augment, rng)
     return modality(spec.kind).stack(items, spec, tools, augment, rng)
+
+
+def _known(augment: str, rng: np.random.Generator | None) -> None:
+    if augment != "none" and (augment not in ANEW or rng is None):
+        raise ValueError(f"augment is {augment!r}; wanted 'none', or with rng one of: {', '.join(ANEW)}")

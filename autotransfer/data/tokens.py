@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from autotransfer.data.masking import hidden
 from autotransfer.errors import DataError, PluginContractError
 
 if TYPE_CHECKING:
@@ -47,6 +48,19 @@ def padded(rows: Sequence[Array], pad: int) -> dict[str, Tensor]:
         ids[at, : len(row)] = row
         mask[at, : max(1, len(row))] = 1
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def masked(inputs: dict[str, Tensor], tools: Tokenizer, kind: str, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Return a batch that :func:`padded` made with some of its tokens hidden, see :func:`hidden`.
+
+    In their place stands the tokenizer's ``mask``; where it has none, they are left out and rows are padded anew.
+    """
+    special = getattr(tools, "special", None)
+    if special is None:  # what a text without any word holds
+        special = frozenset(tokenised(tools, [""])[0][0].tolist())
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    rows = [ids[:n] for ids, n in zip(inputs["input_ids"].numpy(), lengths, strict=True)]
+    return padded([hidden(r, {*special, tools.pad}, getattr(tools, "mask", None), kind, rng) for r in rows], tools.pad)
 
 
 class Tokens:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotransfer.report.several import evaluation_lines, sharing_lines
-from autotransfer.report.text import conclusion, evaluation, share
+from autotransfer.report.text import conclusion, evaluation, share, winner_of
 from autotransfer.report.words import clock, data_line, frozen
-from autotransfer.schema import Recipe, RunRecord
+from autotransfer.schema import BALANCES, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
+from autotransfer.tasks.metrics import counts_alike
 
 
 def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
@@ -35,6 +36,7 @@ def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
             f"- backbone: `{spec.id}`{f', {spec.summary}' if spec.summary else ''}",
             f"- pretrained on: {spec.pretrained_on or 'not said by its card'}",
             f"- licence of the pretrained weights: {spec.licence}",
+            *_evened(run, recipe),
             "",
             "| strategy | " + recipe.strategy + " |",
             "|---|---|",
@@ -52,6 +54,20 @@ def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
             "",
         ]
     )
+
+
+def _evened(run: RunRecord, recipe: Recipe) -> list[str]:
+    """Return what to know of the probabilities of a model in which classes count alike."""
+    lines, won = [], winner_of(run)
+    even = ", ".join(t.name for t in run.profile.each if counts_alike(t.task, t.metric))
+    if how := BALANCES[recipe.training.balance]:
+        of = f" of {even}" if even else ""
+        lines.append(f"- classes{of}: {how}, so that its probabilities are those of equally frequent classes")
+    if won is not None and any(won.shift):
+        of = " of some targets" if run.profile.each else ""
+        told = "are shifted as the validation rows say, and its probabilities with them"
+        lines.append(f"- thresholds: its logits{of} {told}")
+    return lines
 
 
 def _answers(run: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""The leaderboard: every trial, and every backbone that did not come to one."""
+"""The leaderboard: every trial, and every backbone, and strategy on one, that did not come to one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from autotransfer.recipes import ONLY, spec_id
 from autotransfer.report.several import scores_of_each
-from autotransfer.report.words import augmentation, metric_of
+from autotransfer.report.words import metric_of, treatment
 from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
 from autotransfer.targets import TargetProfile
 
@@ -68,8 +68,9 @@ def rows(
     named = tried | set(surveyed)
     for refusal in refusals:
         if refusal.name not in named:
-            own = _empty(refusal.name, "skipped", refusal.reason) | unknown
-            found.append(own | {"survey": None, "winner": False})
+            strategy, _, backbone = refusal.name.rpartition(" on ")
+            row = _empty(backbone, "skipped", refusal.reason) | {"strategy": strategy or None} | unknown
+            found.append(row | {"survey": None, "winner": False})
     return found
 
 
@@ -104,7 +105,7 @@ def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
         "epochs": record.epochs,
         "seconds": record.seconds,
         "status": record.status,
-        "reason": record.reason or (f"for {only!r} alone, to compare" if only else augmentation(recipe)),
+        "reason": record.reason or (f"for {only!r} alone, to compare" if only else treatment(recipe, record.shift)),
     }
 
 

@@ -10,9 +10,15 @@ from autotransfer.schema import Evaluation, RunRecord, TrialRecord
 from autotransfer.targets import NOT_ALONE, Sharing, TargetProfile
 
 
+def target_columns(profiles: Sequence[TargetProfile]) -> list[str]:
+    """Return the names of the leaderboard's columns of several targets: ``target metric``."""
+    return [f"{t.name} {t.metric}" for t in profiles]
+
+
 def scores_of_each(trial: TrialRecord, profiles: Sequence[TargetProfile]) -> dict[str, float | None]:
-    """Return the deciding metric of each target on the validation rows, named ``target metric``."""
-    return {f"{t.name} {t.metric}": trial.scores.get(t.name, {}).get(t.metric) for t in profiles}
+    """Return the deciding metric of each target on the validation rows, by its column."""
+    values = [trial.scores.get(t.name, {}).get(t.metric) for t in profiles]
+    return dict(zip(target_columns(profiles), values, strict=True))
 
 
 def evaluation_lines(test: Evaluation, baseline: Evaluation | None, told: str = "   baseline ") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from autotransfer.report.leaderboard import COLUMNS, rows_of
 from autotransfer.report.several import evaluation_lines, sharing_lines
@@ -19,7 +20,7 @@ _UNTRIED = (
 )
 
 
-def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str = "") -> str:
+def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str = "", page: str | None = None) -> str:
     """Return the report.
 
     Args:
@@ -27,25 +28,54 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
         saved: the model's folder, where it was saved.
         top: rows of the leaderboard.
         plugin: the file that the model's backbone came from, where it was a single one.
+        page: the file of the HTML report, where there is one.
     """
-    lines = [f"data     {data_line(run.profile)}"]
-    lines += [f"         {i.text}" for i in run.profile.issues]
-    lines += [_survey(run), _search(run), f"winner   {_winner(run)}", *_test(run)]
-    lines += [f"{'' if n else 'sharing':9}{line}" for n, line in enumerate(sharing_lines(run))]
-    lines.append(f"cost     {_cost(run)}")
+    lines = []
+    for name, told in account(run):
+        lines += [f"{name:9}{told[0]}", *(f"{'':9}{line}" for line in told[1:])]
     if saved is not None:
-        lines.append(f"saved    {saved}   again: autotransfer predict {saved} NEW{plugin and f' --plugin {plugin}'}")
+        named = f"   report {page}" if page is not None else ""
+        again = f"   again: autotransfer predict {saved} NEW{plugin and f' --plugin {plugin}'}"
+        lines.append(f"saved    {saved}{named}{again}")
     board = rows_of(run)
     lines += ["", *columns([_short(r) for r in board[:top]])]
     if len(board) > top:
         lines.append(f"... and {len(board) - top} more")
-    left = [(r["backbone"], f"{r['status']}: {r['reason']}") for r in board if r["status"] in ("failed", "skipped")]
+    left = not_used(run)
     if left:
-        lines += ["", "not used", *(f"  {line}" for line in refused(left))]
-    notes = list(_notes(run))
-    if notes:
-        lines += ["", "notes", *(f"  {n}" for n in notes)]
+        lines += ["", "not used", *(f"  {line}" for line in left)]
+    told = list(notes(run))
+    if told:
+        lines += ["", "notes", *(f"  {n}" for n in told)]
     return "\n".join(lines) + "\n"
+
+
+def account(run: RunRecord) -> list[tuple[str, list[str]]]:
+    """Return what a report begins with: of each part its name and its lines, at least one."""
+    parts = [
+        ("data", [data_line(run.profile), *(i.text for i in run.profile.issues)]),
+        ("survey", [_survey(run)]),
+        ("search", [_search(run)]),
+        ("winner", _winner(run)),
+        ("test", list(_test(run))),
+        ("sharing", sharing_lines(run)),  # of several targets
+        ("cost", [_cost(run)]),
+    ]
+    return [part for part in parts if part[1]]
+
+
+def not_used(run: RunRecord) -> list[str]:
+    """Return a line for each reason why trials failed, or backbones and strategies were left out."""
+    left = [r for r in rows_of(run) if r["status"] in ("failed", "skipped")]
+    return refused([(_name(r), f"{r['status']}: {r['reason']}") for r in left])
+
+
+def notes(run: RunRecord) -> Iterator[str]:
+    """Yield the notes of plan, search and winner."""
+    yield from run.plan.notes
+    yield from run.notes
+    won = winner_of(run)
+    yield from (f"winner: {n}" for n in (won.notes if won else ()))
 
 
 def winner_of(run: RunRecord) -> TrialRecord | None:
@@ -89,7 +119,7 @@ def share(run: RunRecord) -> float | None:
 
 def _survey(run: RunRecord) -> str:
     done = [r for r in run.survey if r.status in ("done", "partial")]
-    line = f"survey   {len(done)}/{len(run.survey)} backbones"
+    line = f"{len(done)}/{len(run.survey)} backbones"
     best = max((r for r in done if r.score is not None), key=lambda r: r.score or 0.0, default=None)
     if best is not None:
         line += f"   best closed-form probe {score(metric_of(best.score, run.profile.metric))} {best.backbone}"
@@ -98,7 +128,7 @@ def _survey(run: RunRecord) -> str:
 
 def _search(run: RunRecord) -> str:
     failed = sum(t.status == "failed" for t in run.trials)
-    line = f"search   {len(run.trials)} trials" + (f", {failed} failed" if failed else "")
+    line = f"{len(run.trials)} trials" + (f", {failed} failed" if failed else "")
     won = winner_of(run)
     if won is not None:
         line += f"   best {score(metric_of(won.objective, run.profile.metric))} on the validation rows"
@@ -106,27 +136,27 @@ def _search(run: RunRecord) -> str:
     return line + (f"   stopped early: {over[run.status]}" if run.status in over else "")
 
 
-def _winner(run: RunRecord) -> str:
+def _winner(run: RunRecord) -> list[str]:
     won = winner_of(run)
     if won is None:
-        return run.winner
+        return [run.winner]
     reasons = [c.reason for c in run.plan.candidates if c.recipe.key == won.recipe.key and c.reason]
-    return recipe_line(won.recipe) + (f"\n         tried because: {reasons[0]}" if reasons else "")
+    return [recipe_line(won.recipe, won.shift), *(f"tried because: {r}" for r in reasons[:1])]
 
 
 def _test(run: RunRecord) -> Iterator[str]:
     if run.test is None:
-        yield "test     not measured: there are no held-out rows"
+        yield "not measured: there are no held-out rows"
         return
-    line = f"test     {evaluation(run.test)[:-1]}, used once)"
-    each = [f"         {own}" for own in evaluation_lines(run.test, run.baseline)]
+    line = f"{evaluation(run.test)[:-1]}, used once)"
+    each = evaluation_lines(run.test, run.baseline)
     if run.baseline is None:
         yield line + "   no baseline was measured"
         yield from each
         return
     yield f"{line}   baseline {score(run.baseline.value)}"
     yield from each
-    yield f"         {conclusion(run)}"
+    yield conclusion(run)
 
 
 def _transferred(run: RunRecord) -> bool:
@@ -147,11 +177,10 @@ def _cost(run: RunRecord) -> str:
     return line
 
 
-def _notes(run: RunRecord) -> Iterator[str]:
-    yield from run.plan.notes
-    yield from run.notes
-    won = winner_of(run)
-    yield from (f"winner: {n}" for n in (won.notes if won else ()))
+def _name(row: dict[str, Any]) -> str:
+    """Return what a row is about: a backbone, or a strategy on it where no trial was made of that."""
+    untried = row["trial"] is None and row["strategy"] is not None
+    return f"{row['strategy']} on {row['backbone']}" if untried else str(row["backbone"])
 
 
 def _short(row: dict[str, object]) -> dict[str, object]:

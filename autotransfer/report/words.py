@@ -9,7 +9,7 @@ from typing import Any
 
 from autotransfer.data.modalities import modality
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM
-from autotransfer.schema import Profile, Recipe
+from autotransfer.schema import BALANCES, Profile, Recipe
 from autotransfer.targets import TargetProfile
 from autotransfer.tasks.metrics import LOWER_IS_BETTER
 
@@ -81,11 +81,22 @@ def frozen(recipe: Recipe) -> str:
     return "" if recipe.freeze is None else f"freeze {recipe.freeze}/{len(recipe.stages)}"
 
 
-def recipe_line(recipe: Recipe) -> str:
-    """Return a recipe in one line: backbone, strategy, freeze and every value."""
-    told = ("freeze_fraction", AUGMENT, AUGMENT_FROM)
+def recipe_line(recipe: Recipe, shift: Sequence[float] = ()) -> str:
+    """Return a recipe in one line: backbone, strategy, freeze and every value, and whether its logits are shifted."""
+    told = ("freeze_fraction", AUGMENT, AUGMENT_FROM, "balance", "thresholds")
     values = [f"{n} {_value(v)}" for n, v in recipe.values.items() if n not in told]
-    parts = (recipe.backbone, f"strategy {recipe.strategy}", frozen(recipe), *values, augmentation(recipe))
+    parts = (recipe.backbone, f"strategy {recipe.strategy}", frozen(recipe), *values, treatment(recipe, shift))
+    return ", ".join(p for p in parts if p)
+
+
+def treatment(recipe: Recipe, shift: Sequence[float] = ()) -> str:
+    """Return how a recipe treats its rows and classes, in words; empty: they are taken as they are.
+
+    Args:
+        recipe: of a trial.
+        shift: of the trial's logits.
+    """
+    parts = (augmentation(recipe), BALANCES[recipe.training.balance], "shifted logits" if any(shift) else "")
     return ", ".join(p for p in parts if p)
 
 

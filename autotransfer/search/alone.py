@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autotransfer.budget import Budget
 from autotransfer.data.targets import alone
 from autotransfer.protocols import overrides
 from autotransfer.recipes import ONLY, TOGETHER
-from autotransfer.schema import Budget, Candidate, TrialRecord
+from autotransfer.schema import Candidate, TrialRecord
+from autotransfer.search.balancing import BALANCE, balancing, usual
 from autotransfer.search.jobs import RungJob, slug
 from autotransfer.search.survey import (
     HEAD_BIAS,
@@ -32,6 +34,7 @@ from autotransfer.tasks import Several
 from autotransfer.tasks.judged import scores_of
 from autotransfer.tasks.metrics import signed
 from autotransfer.train.autocast import exact
+from autotransfer.train.sharing import evened_heads
 
 if TYPE_CHECKING:
     from autotransfer.search.board import Trial
@@ -135,8 +138,10 @@ def _candidate(leading: Trial, target: str) -> Candidate:
 
 def _costs(search: Search, leading: Trial) -> list[float]:
     """Return the predicted cost of each training."""
-    whole = search.costs.training(leading.backbone, leading.phases, 0.0, None) if leading.moves else 0.0
-    return [whole * t.train / max(1, search.profile.train) for t in search.profile.each]
+    if not leading.moves:
+        return [0.0] * len(search.profile.each)
+    rows = max(1, search.profile.train)
+    return [search.prices.end(_candidate(leading, t.name).recipe, 0.0) * t.train / rows for t in search.profile.each]
 
 
 def _why_not(search: Search, leading: Trial, most: float) -> str:
@@ -170,7 +175,10 @@ def _frozen(search: Search, leading: Trial) -> dict[str, dict[str, float]]:
     rows, groups = torch.from_numpy(prepared.train[: min(LAST_ROWS, len(features[0]))]), prepared.train_groups()
     own = None if groups is None else groups[: len(rows)]
     with exact():
-        head = judge(features[0][: len(rows)], prepared.targets[rows], prepared.task, own).head
+        targets = prepared.targets[rows]
+        head = judge(features[0][: len(rows)], targets, prepared.task, own).head
+        balance = usual(balancing(prepared.profile, closed=True)).get(BALANCE, "none")
+        head = evened_heads(head, prepared.task, targets, str(balance))
         outputs = features[1] @ head.weight.T + head.bias
     return scores_of(prepared.task, outputs, prepared.targets[torch.from_numpy(prepared.validation)])
 

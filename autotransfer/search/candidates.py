@@ -24,8 +24,10 @@ from autotransfer.recipes import (
     augmented,
     spec_id,
 )
-from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training
+from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training, Verdict
+from autotransfer.search.balancing import BALANCE, balancing, faults, shown, usual
 from autotransfer.search.costs import EPOCHS
+from autotransfer.search.finals import KINDS
 from autotransfer.space import Choice, Domain
 from autotransfer.spec import BackboneSpec, card_of, frozen_stages, has_size, with_stages
 from autotransfer.train.sampling import stream
@@ -41,11 +43,15 @@ DRAWN = 192
 """Recipes drawn for a generation, of which the most promising few are run."""
 FAMILY = 24
 """Heads that are trained in one product: more gain nothing on a CPU (benchmarks/heads.py)."""
-HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing")
+HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing", BALANCE)
 """Loop settings in which heads of one product may differ."""
 FEW_HEADS, MANY_HEADS = 2, 4
 """Backbones that get heads in any case: where trials are counted, and else, since heads cost next to nothing."""
 AGAIN = "the best of earlier runs on these data"
+UNKNOWN_STAGES = tuple(f"stage {i}" for i in range(12))
+"""Stand in for those that the survey will find."""
+FAILURES = 2
+"""Trials of a strategy on a backbone that may fail before no other is proposed."""
 ATTEMPTS = 4
 """Draws for each recipe wanted before the space is taken for exhausted."""
 
@@ -65,6 +71,8 @@ class Space:
     """Arithmetic of the survey's passes by backbone: that of recipes which train no part of it."""
     moving: dict[str, str] = field(default_factory=dict)
     """Arithmetic of training by backbone, as far as the first training of each has told it."""
+    failed: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Why first rungs failed, by backbone and strategy."""
     refusals: list[Refusal] = field(default_factory=list)
 
     def suited(self, spec: BackboneSpec) -> list[Strategy]:
@@ -72,11 +80,24 @@ class Space:
         found = []
         for strategy in self.strategies:
             verdict = strategy.applies(self.profile, spec)
+            reasons = self.failed.get((spec.id, strategy.id), [])
+            if verdict.ok and len(reasons) >= FAILURES:
+                verdict = Verdict(False, f"it was given up after {len(reasons)} failures: {reasons[-1]}")
             if verdict.ok:
                 found.append(strategy)
             elif strategy.baseline == (not spec.transfer):
                 self._refuse(f"{strategy.id} on {spec.id}", verdict.reason)
         return found
+
+    def unsuited(self) -> list[Refusal]:
+        """Return why strategies do not apply, as far as that is known before the survey.
+
+        A backbone whose stages are not declared is taken to have many: none may be refused for want of them yet.
+        """
+        alone = replace(self, refusals=[])
+        for spec in self.specs.values():
+            alone.suited(spec if spec.stages else with_stages(spec, UNKNOWN_STAGES))
+        return alone.refusals
 
     def _refuse(self, name: str, reason: str) -> None:
         refusal = Refusal(name=name, reason=reason)
@@ -90,6 +111,7 @@ class Space:
             own = {HEAD_START: Choice((True, False)), **own}
             if self.profile.each:
                 own = {TASK_WEIGHTS: Choice(TOGETHER[TASK_WEIGHTS]), **own}
+        own = {**balancing(self.profile, closed=overrides(strategy, "head")), **own}
         extra = {n: d for n, d in self.given.items() if n in own or n in _LOOP or n == "epochs"}
         if AUGMENT in self.given and "none" not in self.given[AUGMENT] and augmentations(spec.input):
             extra[AUGMENT] = self.given[AUGMENT]  # what leaves the choice to the finalists is no value of the others
@@ -100,7 +122,7 @@ class Space:
     def finals(self, spec: BackboneSpec) -> tuple[str, ...]:
         """Return the kinds of augmentation that the leader's last rung may be tried with."""
         if AUGMENT not in self.given:
-            return augmentations(spec.input)[:1]
+            return augmentations(spec.input)[:KINDS]
         return tuple(k for k in augmentations(spec.input) if k in self.given[AUGMENT] and "none" in self.given[AUGMENT])
 
     def recipe(self, spec: BackboneSpec, strategy: Strategy, values: Mapping[str, Scalar]) -> Recipe:
@@ -134,12 +156,12 @@ class Space:
         return replace(made, dtype=known.get(spec.id, MEASURED))
 
     def unknown_values(self) -> None:
-        """Raise for names in the caller's space that no strategy and no loop setting knows.
+        """Raise for names in the caller's space that no strategy and no loop setting knows, and for unknown kinds.
 
         Raises:
             ConfigError: all of them, with suggestions.
         """
-        known = {*_LOOP, "epochs", HEAD_START}
+        found, known = faults(self.profile, self.given), {*_LOOP, "epochs", HEAD_START}
         known |= {INPUT_SIZE} if any(has_size(s) for s in self.specs.values()) else set()
         kinds = {k for s in self.specs.values() for k in augmentations(s.input)}
         known |= {AUGMENT} if kinds else set()
@@ -152,12 +174,12 @@ class Space:
             asked = self.given.get(name) if name in known else None
             values = asked.values if isinstance(asked, Choice) else (None,)
             if asked is not None and wanted and not set(values) <= set(wanted):
-                raise ConfigError(f"{name} is {asked}; wanted some of: {', '.join(wanted)}")
+                found.append(f"{name} is {shown(asked)}; wanted some of: {', '.join(wanted)}")
         wrong = [f"{n!r}{suggestion(n, known)}" for n in self.given if n not in known]
         if wrong:
-            raise ConfigError(
-                f"space holds names that nothing knows: {', '.join(wrong)}; known: {', '.join(sorted(known))}"
-            )
+            found.append(f"space holds names that nothing knows: {', '.join(wrong)}; known: {', '.join(sorted(known))}")
+        if found:
+            raise ConfigError("; ".join(found))
 
 
 class Proposer:
@@ -185,8 +207,8 @@ class Proposer:
         self.survey = survey
         self.order = list(order)
         self.static = static
-        stages = {r.backbone: r.stages for r in survey}
-        self.specs = {i: with_stages(s, stages.get(i, s.stages)) for i, s in space.specs.items()}
+        found = {r.backbone: r for r in survey}
+        self.specs = {i: _surveyed(s, found[i]) if i in found else s for i, s in space.specs.items()}
         self.seen: set[str] = set()
         self.families: set[tuple[str, str]] = set()
         """Backbones and strategies whose heads were trained together already."""
@@ -279,7 +301,7 @@ class Proposer:
     def _is_family(self, recipe: Recipe) -> bool:
         strategy = next(s for s in self.space.strategies if s.id == recipe.strategy)
         phases = recipe_phases(strategy, self.space.profile, self.specs[spec_id(recipe)], recipe)
-        return is_family(strategy, phases, len(recipe.stages))
+        return recipe.training.balance != "sampling" and is_family(strategy, phases, len(recipe.stages))
 
     def _rivals(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """Return heads to train beside this one, each new: as many passes and as large batches, other values."""
@@ -292,7 +314,8 @@ class Proposer:
             rival = self.space.recipe(spec, strategy, values)
             key = _key(rival)
             alike = replace(rival.training, **{n: getattr(recipe.training, n) for n in HEAD_VALUES})
-            if key not in self.seen and alike == recipe.training and len(found) < FAMILY - 1:
+            suits = alike == recipe.training and rival.training.balance != "sampling"
+            if key not in self.seen and suits and len(found) < FAMILY - 1:
                 found.setdefault(key, rival)
         self.seen |= set(found)
         return tuple(found.values())
@@ -320,8 +343,8 @@ class Proposer:
         return self._new(self.space.recipe(spec, strategy, {**self._middle(strategy, spec), **fixed}), reason)
 
     def _middle(self, strategy: Strategy, spec: BackboneSpec) -> dict[str, Scalar]:
-        rng = Random(stream(self.space.seed, "middle", strategy.id))
-        return {n: d.sample(rng) for n, d in sorted(self.space.domains(strategy, spec).items())}
+        rng, domains = Random(stream(self.space.seed, "middle", strategy.id)), self.space.domains(strategy, spec)
+        return {n: d.sample(rng) for n, d in sorted(domains.items())} | usual(domains)
 
     def _new(self, recipe: Recipe, reason: str) -> list[Candidate]:
         key = _key(recipe)
@@ -332,6 +355,11 @@ class Proposer:
             return [Candidate(recipe=recipe, reason=reason)]
         self.families.add((spec_id(recipe), recipe.strategy))
         return [Candidate(recipe=recipe, reason=reason, rivals=self._rivals(recipe))]
+
+
+def _surveyed(spec: BackboneSpec, record: SurveyRecord) -> BackboneSpec:
+    """Return a card with what the survey found out about the network."""
+    return replace(with_stages(spec, record.stages), linear=record.linear if spec.linear is None else spec.linear)
 
 
 def is_family(strategy: Strategy, phases: Sequence[Phase], stages: int) -> bool:

@@ -3,21 +3,27 @@
 Costs are multiply-accumulates times rows under a trial budget, so that no clock has a say in the answer; else
 seconds of one worker. Both rest on one model (units of one frozen pass over the training rows, F): a training
 pass costs 3 F through stages that are trained, since the backward pass costs about twice the forward one; F through
-a frozen prefix, or nothing where its activations are stored.
+a frozen prefix, or nothing where its activations are stored. Where a strategy has a loss term of its own, which may
+look at all stages, every pass runs the whole network.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from autotransfer.data.modalities import modality
-from autotransfer.schema import Phase, Profile, SurveyRecord
+from autotransfer.protocols import Strategy, overrides
+from autotransfer.schema import STORED, Phase, Profile, SurveyRecord
 
 EPOCHS = 10
 """Passes over the training rows in a full training."""
 BACKWARD = 2.0
 """Cost of a backward pass in forward passes."""
+LOOKS = 4
+"""Passes over the validation rows that a strategy's last touch is taken to make."""
 
 
 @dataclass
@@ -31,6 +37,27 @@ class Costs:
     """Seconds, not multiply-accumulates."""
     stored: dict[str, set[int]] = field(default_factory=dict)
     """Cuts whose activations this search has had written, by backbone."""
+    measured: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds of epochs of training by backbone, as they were and as they were predicted."""
+
+    def learn(self, id: str, phases: Sequence[Phase], start: float, stop: float | None, epoch_seconds: float) -> None:
+        """Note the seconds of an epoch of a training without a loss term of its own; called after :meth:`passed`."""
+        found = stretches(phases, start, stop)
+        moving = sum(e for p, e in found if p.epochs and prefix_share(p, self.macs(id)) < 1.0)
+        predicted = self._steps(id, found, 0.0, None) / moving if moving else 0.0
+        if self.clock and predicted > 0 and epoch_seconds > 0:
+            took, told = self.measured.get(id, (0.0, 0.0))
+            self.measured[id] = (took + epoch_seconds, told + predicted)
+
+    def pace(self, id: str) -> float:
+        """Return how many times longer training takes than the frozen pass lets expect; 1 where no time was taken.
+
+        Padding within batches, the optimizer's own work, and arithmetic that suits one pass better than the other
+        make the difference. A backbone that was not trained yet is taken to be like the others.
+        """
+        pairs = [self.measured[id]] if id in self.measured else list(self.measured.values())
+        told = sum(t for _, t in pairs)
+        return sum(t for t, _ in pairs) / told if told else 1.0
 
     def row(self, id: str) -> float:
         """Return the cost of one row's forward pass, 0 where nothing was measured."""
@@ -46,32 +73,72 @@ class Costs:
 
     def unit(self, *ids: str) -> float:
         """Return the cost of one plain full 10-epoch fine-tune of the dearest of these backbones."""
-        return (1.0 + BACKWARD) * EPOCHS * max((self.row(i) for i in ids), default=0.0) * self.profile.train
+        dearest = max((self.row(i) * self.pace(i) for i in ids), default=0.0)
+        return (1.0 + BACKWARD) * EPOCHS * dearest * self.profile.train
 
-    def training(self, id: str, phases: Sequence[Phase], start: float, stop: float | None) -> float:
-        """Return the cost of a training from epoch ``start`` to ``stop`` (None: to the end), validation included."""
+    def training(
+        self,
+        id: str,
+        phases: Sequence[Phase],
+        start: float,
+        stop: float | None,
+        strategy: Strategy | None = None,
+        backwards: int = 1,
+    ) -> float:
+        """Return the cost of a training from epoch ``start`` to ``stop`` (None: to the end), validation included.
+
+        ``backwards`` is the number of backward passes of a step: where gradients are combined, one for each loss.
+        """
         share = self.profile.validation / max(1, self.profile.train)
+        total = self._steps(id, stretches(phases, start, stop), share, strategy, backwards)
+        if stop is None and strategy is not None and overrides(strategy, "finish") and self.moves(id, phases):
+            total += LOOKS * share * self.row(id) * self.profile.train
+        return total * self.pace(id)
+
+    def _steps(
+        self,
+        id: str,
+        parts: Sequence[tuple[Phase, float]],
+        share: float,
+        strategy: Strategy | None,
+        backwards: int = 1,
+    ) -> float:
+        """Return the cost of these stretches as the frozen pass lets expect it.
+
+        ``share`` is that of the validation rows which are scored after each epoch in the training rows.
+        """
+        looks = strategy is not None and overrides(strategy, "objective")
         macs, total = self.macs(id), 0.0
-        for phase, epochs in stretches(phases, start, stop):
+        for phase, epochs in parts:
             prefix = prefix_share(phase, macs)
-            if prefix >= 1.0:
-                continue  # its features are those of the survey
-            kept = bool(macs) and prefix > 0.0 and self._cut(phase) in self.stored.get(id, set())
-            before = 0.0 if kept and phase.augment != "light" else prefix
+            if prefix >= 1.0:  # its features are those of the survey, but a loss term sees each batch pass
+                total += epochs if looks else 0.0
+                continue
+            kept = prefix > 0.0 and _stores(strategy) and self._cut(phase) in self.stored.get(id, set())
+            before = 0.0 if kept and phase.augment in STORED else prefix
             if phase.augment == "views":  # the others are written once, in whichever rung comes first
                 most = len(modality(self.profile.modality).views)
                 total += max(0, _views(phase.epochs, most) - 1) * prefix * epochs / phase.epochs
-            total += epochs * (before + (1.0 + BACKWARD) * (1.0 - prefix) + share * (before + 1.0 - prefix))
+            trained = (1.0 + BACKWARD * backwards) * (1.0 - prefix)
+            total += epochs * (before + trained + share * (before + 1.0 - prefix))
         return total * self.row(id) * self.profile.train
 
     def moves(self, id: str, phases: Sequence[Phase]) -> bool:
         """Return whether any phase trains a part of the backbone."""
         return any(phase.epochs > 0 and prefix_share(phase, self.macs(id)) < 1.0 for phase in phases)
 
-    def passed(self, id: str, phases: Sequence[Phase]) -> None:
-        """Note that a training has run: activations at its cuts are stored from here on."""
+    def alone(self, id: str, phases: Sequence[Phase]) -> int:
+        """Return the epochs, rounded up, of the first phases that train the head alone."""
         macs = self.macs(id)
-        found = {self._cut(p) for p in phases if p.augment != "light" and 0 < prefix_share(p, macs) < 1}
+        first = itertools.takewhile(lambda p: prefix_share(p, macs) >= 1.0, phases)
+        return math.ceil(sum(p.epochs for p in first))
+
+    def passed(self, id: str, phases: Sequence[Phase], strategy: Strategy | None = None) -> None:
+        """Note that a training has run: activations at its cuts are stored from here on."""
+        if not _stores(strategy):
+            return
+        macs = self.macs(id)
+        found = {self._cut(p) for p in phases if p.augment in STORED and 0 < prefix_share(p, macs) < 1}
         self.stored.setdefault(id, set()).update(found)
 
     def remaining(self, id: str) -> float:
@@ -87,6 +154,11 @@ class Costs:
     @staticmethod
     def _cut(phase: Phase) -> int:
         return frozen_before(phase) or 0
+
+
+def _stores(strategy: Strategy | None) -> bool:
+    """Return whether trainings of a strategy start from stored activations: its head and loss see the end alone."""
+    return strategy is None or not (strategy.depths or overrides(strategy, "objective"))
 
 
 def frozen_before(phase: Phase) -> int | None:

@@ -13,11 +13,26 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM
-from autotransfer.schema import Candidate
+from autotransfer.schema import AUGMENTATIONS, Candidate
 from autotransfer.search.board import Trial
 
 GAIN, SPREAD = 0.05, 0.05
 """Skill that augmented rows are expected to add to a last rung, and its standard deviation over data sets."""
+KINDS = 2
+"""Kinds of augmentation that are tried unasked, where they are worth their price."""
+
+
+def hoped(best: float, before: int) -> tuple[float, float, float]:
+    """Return mean, spread and mark of a rival's expected improvement (:func:`surrogate.improvement`).
+
+    A further kind is worth what it adds to the kinds before it, not to the plain last rung: about half as much. So
+    several kinds are tried only where a last rung costs little.
+
+    Args:
+        best: skill so far.
+        before: rivals that are tried already.
+    """
+    return best + GAIN, SPREAD * (2**0.5 if before else 1.0), best + GAIN * bool(before)
 
 
 def may_have_rivals(trial: Trial) -> bool:
@@ -35,8 +50,7 @@ def rival(trial: Trial, kind: str) -> Candidate:
     """Return the candidate that goes on from a trial's last rung but one with this kind of augmentation."""
     begin, recipe = begins_at(trial), trial.candidate.recipe
     values = {**recipe.values, AUGMENT: kind, AUGMENT_FROM: begin}
-    how = "rows augmented anew in each epoch" if kind == "light" else "a few fixed views of each row"
-    reason = f"{trial.id} with {how} ({kind}) from epoch {begin} on"
+    reason = f"{trial.id} with {AUGMENTATIONS[kind]} ({kind}) from epoch {begin} on"
     return Candidate(recipe=replace(recipe, values=values), reason=reason)
 
 

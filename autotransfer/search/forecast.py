@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from autotransfer.budget import Budget
 from autotransfer.recipes import spec_id
-from autotransfer.schema import Budget, Candidate, Forecast, Plan, Profile
+from autotransfer.schema import Candidate, Forecast, Plan, Profile
 from autotransfer.search.costs import BACKWARD, EPOCHS
 from autotransfer.spec import BackboneSpec
 

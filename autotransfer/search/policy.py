@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from autotransfer.budget import Budget
+from autotransfer.protocols import overrides
 from autotransfer.recipes import AUGMENT, spec_id
-from autotransfer.schema import Budget, Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
+from autotransfer.schema import Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search import alone, rescue
 from autotransfer.search.board import Board, Trial
-from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space, phases_of
-from autotransfer.search.costs import EPOCHS, Costs
-from autotransfer.search.finals import GAIN, SPREAD, begins_at, may_have_rivals, rival, verdict
+from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
+from autotransfer.search.costs import Costs
+from autotransfer.search.finals import begins_at, hoped, may_have_rivals, rival, verdict
 from autotransfer.search.jobs import Context, Generation, RungJob
+from autotransfer.search.prices import Prices
 from autotransfer.search.rounds import Rounds
 from autotransfer.search.surrogate import Observation, Surrogate, improvement
 
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
 GENERATION = 4
 """Recipes chosen at one time; the same whatever the number of workers."""
-RUNGS = (2, 5, EPOCHS)
-"""Epochs at which recipes that move the backbone are compared."""
 HEADS_ONLY = 30.0
 """Under this many seconds only heads are trained."""
 PRICE = 0.1
@@ -37,6 +38,8 @@ PRICE_OF_TIME = 0.02
 """The same under a clock: the time is given, but nobody likes to wait for nothing."""
 HEAD_SHARE = 0.01
 """A head costs next to nothing; it is taken to cost this share of the unit, so that heads do not crowd out the rest."""
+STABLE, STABLE_IN_TIME = 3, 8
+"""Generations in a row that found nothing better after which the search ends: without a budget, and under a clock."""
 UNLIMITED_UNITS = 2.0
 """Where the caller set no budget: units that the search may cost."""
 UNLIMITED_SECONDS = 3600.0
@@ -75,8 +78,11 @@ class Search:
 
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.context, self.profile, self.registry, self.deadline, self.workers)
-        self.costs = Costs(self.profile, lambda: self.rounds.records, clock=self.deadline < float("inf"))
+        self.told = Costs(self.profile, lambda: self.rounds.records, clock=True)
+        self.costs = self.told if self.deadline < float("inf") else replace(self.told, clock=False)
+        self.prices = Prices(self.context, self.profile, self.registry, self.costs)
         self.board = Board(self.context, self.registry)
+        self.unit_of: tuple[str, ...] = ()
         self.unit = 0.0
         self.surrogate = Surrogate({}, None, self.profile.validation)
 
@@ -104,7 +110,8 @@ class Search:
         yield from self.rounds.jobs()
         self.space.frozen = {r.backbone: r.dtype for r in self.survey}
         order, static = self.rounds.order(), self.rounds.static()
-        self.unit = self.costs.unit(*order[:1], *filter(None, [static]))
+        self.unit_of = (*order[:1], *filter(None, [static]))
+        self.unit = self.costs.unit(*self.unit_of)
         self.spent = sum(self.costs.row(r.backbone) * r.rows for r in self.survey)
         heads = MANY_HEADS if self.budget.trials is None else FEW_HEADS
         proposer = Proposer(self.space, self.survey, order, static, heads)
@@ -112,7 +119,8 @@ class Search:
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self.visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
-        self.surrogate = Surrogate(self.rounds.scores(), self._floor(), self.profile.validation, self.past)
+        told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past)
+        self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
         yield from self._tune(proposer)
         yield from self._last_rung()
         yield from self._finals()
@@ -130,11 +138,17 @@ class Search:
         queue = proposer.guaranteed()
         known = max((o for o in self.past if o.here), key=self.surrogate.reached, default=None)
         queue += proposer.again_best(known.recipe) if known is not None else []
+        idle, guaranteed, best = 0, bool(queue), self._best_skill()
         while batch := self._choose(queue, proposer):
             heads = [t for t in batch if not t.moves]
             yield from self.rounds.complete({t.backbone for t in heads})
             yield from self.visit(heads)  # heads first: a usable model soon
             yield from self.visit([t for t in batch if t.moves])
+            idle = 0 if guaranteed or self._best_skill() > best else idle + 1
+            guaranteed, best = bool(queue), self._best_skill()
+            if self.budget.trials is None and idle >= (STABLE if self.budget.seconds is None else STABLE_IN_TIME):
+                self.notes.append(f"the search ended: {idle} generations in a row found nothing better")
+                break
         if self.budget.trials is None and time.time() > self.deadline:
             self.status = "budget"
 
@@ -144,7 +158,7 @@ class Search:
         if best is None or candidate.reason == AGAIN or not self.moves(candidate):
             return False
         (mean,), (spread,) = self.surrogate.predict([candidate.recipe])
-        if self._worth(mean, spread, best, self._first(candidate)) >= self._price:
+        if self._worth(mean, spread, best, self.prices.first(candidate.recipe)) >= self._price:
             return False
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)} ({candidate.reason})"
         self.notes.append(f"{name} was not run: earlier runs on these data say that it is not worth its price")
@@ -158,29 +172,30 @@ class Search:
             candidate = queue.pop(0)
             if self._fits(candidate, planned) and not self._known_to_lose(candidate):
                 batch.append(self.begin(candidate))
-                planned += self._first(candidate)
+                planned += self.prices.first(candidate.recipe)
         if time.time() > self.deadline:
             return batch
         drawn = proposer.draw() if len(batch) < GENERATION and self._room() else []
         while len(batch) < GENERATION:
-            option = self._best_option(drawn, batch)
+            option = self._best_option(drawn, batch, planned)
             if option is None:
                 break
             if option.trial is not None:
                 batch.append(option.trial)
+                planned += self.prices.rest(option.trial)
                 continue
             assert option.candidate is not None
             drawn.remove(option.candidate)
             if self._fits(option.candidate, planned):
                 batch.append(self.begin(proposer.take(option.candidate)))
-                planned += self._first(option.candidate)
+                planned += self.prices.first(option.candidate.recipe)
         return batch
 
-    def _best_option(self, drawn: Sequence[Candidate], batch: Sequence[Trial]) -> Option | None:
+    def _best_option(self, drawn: Sequence[Candidate], batch: Sequence[Trial], planned: float) -> Option | None:
         """Return what is worth most for its cost; None where nothing is worth its price."""
         fantasies = [t.candidate.recipe for t in batch if t.done == 0]
         new = self._new(drawn, fantasies) if self._room() else []
-        if self.budget == Budget() and self.spent > UNLIMITED_UNITS * self.unit:
+        if self.budget == Budget() and self.spent + planned > UNLIMITED_UNITS * self.unit:
             return None
         worthy = [o for o in (*self._promotions(batch), *new) if o.worth >= self._price]
         if self.budget.trials is not None:
@@ -191,9 +206,10 @@ class Search:
         if not drawn:
             return []
         means, spreads = self.surrogate.predict([c.recipe for c in drawn], fantasies)
-        best = self._best_skill()
+        believed = self.surrogate.predict(fantasies)[0] if fantasies else ()
+        best = max([self._best_skill(), *believed])  # else the same improvement would be bought several times
         return [
-            Option(self._worth(m, s, best, self._first(c)), candidate=c)
+            Option(self._worth(m, s, best, self.prices.weighed(c.recipe)), candidate=c)
             for c, m, s in zip(drawn, means, spreads, strict=True)
         ]
 
@@ -205,7 +221,7 @@ class Search:
     def _promotions(self, batch: Sequence[Trial]) -> list[Option]:
         best, found = self._best_skill(), []
         for trial in self.board.paused():
-            cost = self._rest(trial)
+            cost = self.prices.rest(trial)
             if trial in batch or not self._in_time(trial.backbone, cost + alone.kept_back(self)):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
@@ -215,7 +231,7 @@ class Search:
     def _last_rung(self) -> Generation:
         """Let the leader run to its end: its last rung is the training of the model that is shipped."""
         while (trial := self.board.leading()) is not None and trial.paused:
-            if not self._in_time(trial.backbone, self._rest(trial)):
+            if not self._in_time(trial.backbone, self.prices.rest(trial)):
                 return
             yield from self.visit([trial])
 
@@ -228,9 +244,8 @@ class Search:
         planned = 0.0
         for kind in self.space.finals(self.context.specs[plain.backbone]):
             candidate = rival(plain, kind)
-            phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
-            cost = self.costs.training(plain.backbone, phases, float(begins_at(plain)), None)
-            why = self._not_worth(plain, cost, planned)
+            cost = self.prices.end(candidate.recipe, begins_at(plain))
+            why = self._not_worth(plain, cost, planned, len(chosen))
             trial = None if why else self.begin(candidate, "f")
             if trial is not None and self.board.go_on_from(trial, plain):
                 chosen.append(trial)
@@ -240,14 +255,17 @@ class Search:
                 why = "its checkpoint could not be kept"
             if why:
                 self.notes.append(f"the last rung of {plain.id} was not tried with augmented rows ({kind}): {why}")
+            if why and AUGMENT not in self.space.given:
+                break  # what is less likely to help costs no less
         yield from self.visit(chosen)
         self.notes += [verdict(plain, chosen)] if chosen else []
 
-    def _not_worth(self, plain: Trial, cost: float, planned: float) -> str:
-        """Return why the leader's last rung is not run again at this cost; empty: it is."""
-        best = self._best_skill()
-        if AUGMENT not in self.space.given and self._worth(best + GAIN, SPREAD, best, cost) < self._price:
-            return f"the {GAIN:.3g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
+    def _not_worth(self, plain: Trial, cost: float, planned: float, before: int) -> str:
+        """Return why the leader's last rung is not run again at this cost, after other rivals; empty: it is."""
+        mean, spread, mark = hoped(self._best_skill(), before)
+        if AUGMENT not in self.space.given and self._worth(mean, spread, mark, cost) < self._price:
+            gain = improvement(mean, spread, mark)
+            return f"the {gain:.2g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
         if self.budget == Budget() and self.spent + planned + cost > UNLIMITED_UNITS * self.unit:
             return f"the search would cost more than {UNLIMITED_UNITS:g} units"
         return "" if self._in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
@@ -256,30 +274,38 @@ class Search:
         """Run the next rung of each of these trials."""
         if not trials:
             return
-        predicted = [self._rest(t) for t in trials]
+        predicted = [self.prices.rest(t) for t in trials]
         for trial in trials:
             if 0 < trial.done == len(trial.rungs) - 1 and may_have_rivals(trial):
                 self.board.keep_before(trial)
-            self.costs.passed(trial.backbone, trial.phases)
+            self.prices.passed(trial)
         records = yield [self.rung(t) for t in trials]
         for trial, record, cost in zip(trials, records, predicted, strict=True):
             assert isinstance(record, TrialRecord)
             self.spent += record.seconds if self.costs.clock else cost
+            self._learn(trial, record)
             before = trial.objective
             self.board.take(trial, record)
+            if record.status == "failed" and not record.rung:
+                self.space.failed.setdefault((trial.backbone, record.recipe.strategy), []).append(record.reason)
             if trial.moves and record.objective is not None:
                 self.space.moving[trial.backbone] = record.recipe.dtype
             if trial.counted and record.objective is not None:
                 self.surrogate.observe(record.recipe, record.objective, len(trial.rungs) - trial.done, before)
         self.board.tidy()
 
+    def _learn(self, trial: Trial, record: TrialRecord) -> None:
+        """Let the cost model know how fast a rung went; the board has not taken it yet."""
+        start, stop = trial.rungs[trial.done - 1] if trial.done else 0, trial.rungs[trial.done]
+        plain = not overrides(self.registry.strategy(record.recipe.strategy), "objective")
+        if plain and not trial.alone and self.prices.backwards(record.recipe) == 1:  # else an epoch is another one
+            self.told.learn(trial.backbone, trial.phases, float(start or 0), stop, record.epoch_seconds)
+            self.unit = self.costs.unit(*self.unit_of)
+
     def begin(self, candidate: Candidate, letter: str = "t") -> Trial:
         """Put a new trial of a candidate on the board."""
-        phases = phases_of(self.registry, self.context, self.profile, candidate.recipe)
-        moves = self.moves(candidate)
-        total = sum(p.epochs for p in phases)
-        rungs = (*(r for r in RUNGS[:-1] if r < total), None) if moves else (None,)
-        return self.board.begin(candidate, tuple(phases), rungs, moves=moves, letter=letter)
+        phases, rungs = self.prices.phases(candidate.recipe), self.prices.rungs(candidate.recipe)
+        return self.board.begin(candidate, tuple(phases), rungs, moves=self.moves(candidate), letter=letter)
 
     def rung(self, trial: Trial) -> RungJob:
         """Return the job of a trial's next rung."""
@@ -312,7 +338,7 @@ class Search:
 
     def _fits(self, candidate: Candidate, planned: float) -> bool:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
-        cost = self._first(candidate)
+        cost = self.prices.first(candidate.recipe)
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self.moves(candidate)
         if not heads and self._in_time(spec_id(candidate.recipe), cost + alone.kept_back(self), planned):
             return True
@@ -342,8 +368,7 @@ class Search:
 
         Of this backbone, or of the static winner where that is dearer.
         """
-        seconds = Costs(self.profile, lambda: self.rounds.records, clock=True)
-        return seconds.unit(id, self.rounds.static() or id) or None
+        return self.told.unit(id, self.rounds.static() or id) or None
 
     def _share(self, cost: float) -> float:
         return max(HEAD_SHARE, cost / self.unit if self.unit > 0 else 0.0)
@@ -354,23 +379,7 @@ class Search:
 
     def moves(self, candidate: Candidate) -> bool:
         """Return whether a candidate trains a part of its backbone."""
-        recipe = candidate.recipe
-        return self.costs.moves(spec_id(recipe), phases_of(self.registry, self.context, self.profile, recipe))
-
-    def _first(self, candidate: Candidate) -> float:
-        """Return the predicted cost until a recipe has its first score."""
-        recipe = candidate.recipe
-        phases = phases_of(self.registry, self.context, self.profile, recipe)
-        if not self.costs.moves(spec_id(recipe), phases):
-            return self.costs.remaining(spec_id(recipe))
-        return self.costs.training(spec_id(recipe), phases, 0.0, RUNGS[0])
-
-    def _rest(self, trial: Trial) -> float:
-        """Return the predicted cost of a trial's next rung."""
-        if not trial.moves:
-            return self.costs.remaining(trial.backbone)
-        start = trial.rungs[trial.done - 1] if trial.done else 0
-        return self.costs.training(trial.backbone, trial.phases, float(start or 0), trial.rungs[trial.done])
+        return self.prices.moves(candidate.recipe)
 
     def _best_skill(self) -> float:
         """Return the best skill so far; that of the survey's best head before there is any trial."""

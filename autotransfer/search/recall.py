@@ -19,7 +19,7 @@ from autotransfer.spec import BackboneSpec
 from autotransfer.store import Store
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 """Of the entries; raised whenever a survey would find other things on the same rows."""
 RECORD = "record"
 

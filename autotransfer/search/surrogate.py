@@ -8,7 +8,7 @@ beside the trials of this one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from autotransfer.recipes import TASK_WEIGHTS, UNCERTAINTY, spec_id
-from autotransfer.schema import Recipe
+from autotransfer.schema import Phase, Recipe
 
 Array = np.ndarray
 
@@ -32,7 +32,17 @@ BEST_RATIO = -0.8
 """log10 of the lr ratio at which it is expected: between .1 and .3."""
 RATIO_WIDTH = 0.8
 """Decades from there over which the expectation falls to 60 %."""
-LENGTHS = {"trained": 0.4, "backbone_lr": 0.7, "head_lr": 1.2, "layer_decay": 0.4, "head_start": 1.0, "weighed": 1.0}
+UNEVEN_LOSS = 0.05
+"""Expected loss of not making classes count alike where that is a value of the recipe: the survey's head does."""
+LENGTHS = {
+    "trained": 0.4,
+    "backbone_lr": 0.7,
+    "head_lr": 1.2,
+    "layer_decay": 0.4,
+    "head_start": 1.0,
+    "uneven": 0.7,
+    "weighed": 1.0,
+}
 """Distances (shares, decades, 0 or 1) over which two recipes come to resemble each other by 60 %."""
 BACKBONES, STRATEGIES, RUNS = 1.0, 0.7, 1.0
 """Distance between two backbones, strategies and runs: a correlation of .61, .78 and .61."""
@@ -45,6 +55,20 @@ PRIOR_COUNT = 2.0
 FANTASY_NOISE = 0.02
 SHOWN = 0.25
 """Share of the noise of a validation score below which an expected improvement is none."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a recipe does to its backbone, whatever its strategy is called."""
+
+    trained: float
+    """Largest share of the stages that a phase trains."""
+    ratio: float
+    """The backbone's lr / the head's, in that phase."""
+    warm: bool
+    """The head is a good one before the backbone is first trained."""
+    uneven: bool = False
+    """It could balance classes of different size, and does not."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +91,16 @@ class Surrogate:
         floor: objective of the constant predictor; None where there is no baseline.
         validation: rows that objectives were measured on.
         past: what recipes gained in earlier runs.
+        phases: gives those of a recipe; None where they are not known, so that its values tell.
     """
 
     def __init__(
-        self, survey: Mapping[str, float], floor: float | None, validation: int, past: Sequence[Observation] = ()
+        self,
+        survey: Mapping[str, float],
+        floor: float | None,
+        validation: int,
+        past: Sequence[Observation] = (),
+        phases: Callable[[Recipe], Sequence[Phase] | None] = lambda _recipe: None,
     ) -> None:
         self.top = max(survey.values(), default=0.0)
         lowest = min(survey.values(), default=0.0)
@@ -80,6 +110,8 @@ class Surrogate:
         # Trials are compared on the same rows, so that half of the sampling error is common to all of them.
         self.noise = 0.25 / math.sqrt(max(4, validation))
         self.past = list(past)
+        self.phases = phases
+        self.shapes: dict[str, Shape] = {}
         self.seen: dict[str, Observation] = {}
         self.steps: dict[tuple[bool, int], list[float]] = {}
 
@@ -102,7 +134,9 @@ class Surrogate:
             before: its objective after the rung before; None after the first.
         """
         if before is not None:
-            self.steps.setdefault((_warm(recipe), left), []).append(self.skill(objective) - self.skill(before))
+            self.steps.setdefault((self._shape(recipe).warm, left), []).append(
+                self.skill(objective) - self.skill(before)
+            )
         mean, spread = self.expect(recipe, objective, left)
         gain = mean - self._own(spec_id(recipe))
         self.seen[recipe.key] = Observation(recipe, gain, math.hypot(self.noise, spread))
@@ -111,7 +145,7 @@ class Surrogate:
         """Return mean and standard deviation of the final skill of a trial with ``left`` rungs to run."""
         if objective is None:
             return float("-inf"), 0.0
-        ahead = [self._step(_warm(recipe), n) for n in range(left)]
+        ahead = [self._step(self._shape(recipe).warm, n) for n in range(left)]
         return self.skill(objective) + sum(ahead), GAIN_SPREAD * math.sqrt(left)
 
     def predict(self, recipes: Sequence[Recipe], fantasies: Sequence[Recipe] = ()) -> tuple[Array, Array]:
@@ -139,19 +173,26 @@ class Surrogate:
         return self._own(spec_id(seen.recipe)) + seen.gain
 
     def _gains(self, recipes: list[Recipe], known: Sequence[Observation]) -> tuple[Array, Array]:
-        prior = np.asarray([expected_gain(r) for r in recipes])
+        prior = np.asarray([expected_gain(self._shape(r)) for r in recipes])
         if not known:
             return prior, np.full(len(recipes), math.hypot(SPREAD, COMMON))
         names = _Names([*(o.recipe for o in known), *recipes])
-        x = np.stack([names.encode(o.recipe, o.here) for o in known])
-        y = np.asarray([o.gain - expected_gain(o.recipe) for o in known])
+        x = np.stack([names.encode(o.recipe, self._shape(o.recipe), o.here) for o in known])
+        y = np.asarray([o.gain - expected_gain(self._shape(o.recipe)) for o in known])
         process = GaussianProcessRegressor(
             ConstantKernel(COMMON**2, "fixed") + ConstantKernel(SPREAD**2, "fixed") * RBF(1.0, "fixed"),
             alpha=np.asarray([max(o.noise, 1e-3) ** 2 for o in known]),
             optimizer=None,
         ).fit(x, y)
-        means, spreads = process.predict(np.stack([names.encode(r, True) for r in recipes]), return_std=True)
+        means, spreads = process.predict(
+            np.stack([names.encode(r, self._shape(r), True) for r in recipes]), return_std=True
+        )
         return prior + means, spreads
+
+    def _shape(self, recipe: Recipe) -> Shape:
+        if recipe.key not in self.shapes:
+            self.shapes[recipe.key] = shape_of(recipe, self.phases(recipe))
+        return self.shapes[recipe.key]
 
     def _own(self, backbone: str) -> float:
         return self.survey.get(backbone, min(self.survey.values(), default=0.0))
@@ -173,13 +214,37 @@ def improvement(mean: float, spread: float, best: float) -> float:
     return float((mean - best) * norm.cdf(z) + spread * norm.pdf(z))
 
 
-def expected_gain(recipe: Recipe) -> float:
-    """Return what a recipe is expected to gain over its backbone's own head, in skill, before any trial."""
-    trained = _trained(recipe)
-    if not trained:
+def shape_of(recipe: Recipe, phases: Sequence[Phase] | None) -> Shape:
+    """Return the shape of a recipe: from its phases, or, where they are not known, as far as its values say."""
+    started = bool(recipe.values.get("head_start", False))
+    uneven = recipe.values.get("balance") == "none"
+    if phases is None:
+        trained = 1.0 if "lr_ratio" in recipe.values else 0.0
+        if recipe.freeze is not None and recipe.stages:
+            trained = 1.0 - recipe.freeze / len(recipe.stages)
+        return Shape(trained, _number(recipe, "lr_ratio", 1.0), started, uneven)
+    shares = [_share(p, len(recipe.stages)) for p in phases]
+    first, most = next((i for i, s in enumerate(shares) if s), 0), max(shares, default=0.0)
+    ratio = phases[shares.index(most)].lr_ratio if most else 1.0
+    return Shape(most, ratio, started or first > 0, uneven)
+
+
+def _share(phase: Phase, stages: int) -> float:
+    """Return the share of the stages that a phase trains."""
+    if not phase.epochs:
         return 0.0
-    away = (math.log10(_number(recipe, "lr_ratio", 1.0)) - BEST_RATIO) / RATIO_WIDTH
-    return FULL_GAIN * math.sqrt(trained) * math.exp(-0.5 * away**2)
+    if phase.stages is not None:
+        return len(phase.stages) / max(1, stages)
+    return 1.0 - phase.freeze / stages if phase.freeze and stages else float(not phase.freeze)
+
+
+def expected_gain(shape: Shape) -> float:
+    """Return what a recipe is expected to gain over its backbone's own head, in skill, before any trial."""
+    lost = UNEVEN_LOSS * shape.uneven
+    if not shape.trained:
+        return -lost
+    away = (math.log10(shape.ratio) - BEST_RATIO) / RATIO_WIDTH
+    return FULL_GAIN * math.sqrt(shape.trained) * math.exp(-0.5 * away**2) - lost
 
 
 class _Names:
@@ -189,17 +254,18 @@ class _Names:
         self.backbones = sorted({spec_id(r) for r in recipes})
         self.strategies = sorted({r.strategy for r in recipes})
 
-    def encode(self, recipe: Recipe, here: bool) -> Array:
+    def encode(self, recipe: Recipe, shape: Shape, here: bool) -> Array:
         """Return a point whose squared distance to another one is twice minus the logarithm of their correlation."""
-        trained, lr = _trained(recipe), math.log10(_number(recipe, "lr", 1e-3))
+        lr = math.log10(_number(recipe, "lr", 1e-3))
         # The rate of a backbone that does not move is no difference between two heads.
-        own = lr + math.log10(_number(recipe, "lr_ratio", 1.0)) if trained else -4.0
+        own = lr + math.log10(shape.ratio) if shape.trained else -4.0
         values = {
-            "trained": trained,
+            "trained": shape.trained,
             "backbone_lr": own,
             "head_lr": lr,
             "layer_decay": _number(recipe, "layer_decay", 1.0),
-            "head_start": float(_warm(recipe)),
+            "head_start": float(shape.warm),
+            "uneven": float(shape.uneven),
             "weighed": float(recipe.values.get(TASK_WEIGHTS) == UNCERTAINTY),
         }
         point = [values[n] / length for n, length in LENGTHS.items()]
@@ -207,17 +273,6 @@ class _Names:
         point += [BACKBONES / math.sqrt(2) * (spec_id(recipe) == b) for b in self.backbones]
         point += [STRATEGIES / math.sqrt(2) * (recipe.strategy == s) for s in self.strategies]
         return np.asarray([*point, 0.0 if here else RUNS])
-
-
-def _trained(recipe: Recipe) -> float:
-    """Return the share of the stages that a recipe trains, as far as its values say."""
-    if recipe.freeze is not None and recipe.stages:
-        return 1.0 - recipe.freeze / len(recipe.stages)
-    return 1.0 if "lr_ratio" in recipe.values else 0.0
-
-
-def _warm(recipe: Recipe) -> bool:
-    return bool(recipe.values.get("head_start", False))
 
 
 def _number(recipe: Recipe, name: str, default: float) -> float:

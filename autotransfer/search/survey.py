@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState
+from autotransfer.protocols import HeadState, linear_weights, weight_matrices
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.transferability import judge
@@ -69,11 +69,18 @@ def open_backbone(spec: BackboneSpec, backbone: nn.Module, train: Rows) -> Froze
         width=stages.width,
         params=sum(p.numel() for p in backbone.parameters()),
         macs=stages.macs[-1] if stages.macs else 0.0,
+        linear=_linear(backbone),
         stages=stages.paths,
         cuts=reports,
         notes=tuple(n for n in notes if n),
     )
     return Frozen(spec, backbone, stages, record)
+
+
+def _linear(backbone: nn.Module) -> float:
+    """Return the share of a backbone's weights that lie in linear layers; 0 where there are no weights."""
+    sizes = {n: p.numel() for n, p in weight_matrices(backbone).items()}
+    return sum(sizes[n] for n in linear_weights(backbone)) / max(1, sum(sizes.values()))
 
 
 def go_on(context: Context, frozen: Frozen) -> None:

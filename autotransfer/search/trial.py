@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
-from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy, overrides
-from autotransfer.recipes import MEASURED, ONLY, spec_id
+from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy
+from autotransfer.recipes import MEASURED, ONLY, spec_id, stream_key
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
 from autotransfer.search import alone
-from autotransfer.search.candidates import HEAD_START, recipe_phases, trains
+from autotransfer.search.balancing import shifted
+from autotransfer.search.candidates import HEAD_START, recipe_phases, trains, values_of
 from autotransfer.search.families import train_family
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
 from autotransfer.search.recall import find_survey, keep_survey
@@ -42,6 +43,7 @@ from autotransfer.store import Store
 from autotransfer.tasks import Several
 from autotransfer.tasks.judged import scores_of
 from autotransfer.train import checkpoint, precision
+from autotransfer.train.adapting import adapted
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import make_network
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, best_device, device_of, nothing, probe_of
@@ -49,6 +51,7 @@ from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
 from autotransfer.train.prefixes import Prefixes
+from autotransfer.train.sampling import stream
 from autotransfer.train.stages import Stages, find_stages
 
 if TYPE_CHECKING:
@@ -198,12 +201,12 @@ class Worker:
         if over:
             trainer.best_state = trainer.snapshot()
         checkpoint.save(trainer, self.context.path(f"checkpoint-{job.id}"), lean=over)
-        scores = self._best_scores(trainer)
+        outputs, scores = self._best_scores(trainer)
         if not over:
             self.live[(job.id, job.rung)] = trainer
             while len(self.live) > LIVE:
                 self.live.popitem(last=False)
-        return TrialRecord(
+        record = TrialRecord(
             id=job.id,
             recipe=job.recipe,
             status=("done" if over else "promoted") if whole else "stopped",
@@ -213,10 +216,13 @@ class Worker:
             best_epoch=trainer.best[0] if trainer.best else 0.0,
             scores=scores,
             objective=objective,
+            epoch_seconds=trainer.pace.of(trainer.per_epoch),
             curve=tuple(trainer.curve),
             notes=tuple(trainer.notes),
             checkpoint=f"checkpoint-{job.id}",
         )
+        held, train = trainer.job.validation, trainer.job.train.targets
+        return record if held is None else shifted(record, self.task, outputs, held.targets, train)
 
     def _first_rows(self, job: RungJob) -> tuple[Rows, Rows | None] | None:
         """Return the rows of a job that the budget does not let use all; None for any other."""
@@ -226,15 +232,15 @@ class Worker:
         held = data.validation[: max(1, job.rows // 4)]
         return self.prepared(data.train[: job.rows], spec), self.prepared(held, spec)
 
-    def _best_scores(self, trainer: Trainer) -> dict[str, dict[str, float]]:
-        """Score the best weights, then put the latest ones back."""
-        latest = trainer.snapshot()
-        trainer.load(trainer.best_state)
-        targets = trainer.job.validation.targets if trainer.job.validation is not None else None
-        none: dict[str, dict[str, float]] = {self.task.name: {}}
-        scores = scores_of(self.task, trainer.outputs(), targets) if targets is not None else none
+    def _best_scores(self, trainer: Trainer) -> tuple[Tensor, dict[str, dict[str, float]]]:
+        """Return outputs and scores of the best weights on the validation rows; the latest ones are put back."""
+        latest, held = trainer.snapshot(), trainer.job.validation
+        if held is None:
+            return torch.zeros(0, self.task.outputs), {self.task.name: {}}
+        trainer.load_best()
+        outputs = trainer.outputs()
         trainer.load(latest)
-        return scores
+        return outputs, scores_of(self.task, outputs, held.targets)
 
     def trainer(
         self,
@@ -250,8 +256,8 @@ class Worker:
         network, stages = build_network(self.backbone(spec), spec, strategy, recipe, self.task, train)
         phases = recipe_phases(strategy, self.context.prepared.profile, with_stages(spec, stages.paths), recipe)
         pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
-        adapted = overrides(strategy, "adapt") or strategy.depths  # the survey's head was fitted to other features
-        started = bool(recipe.values.get(HEAD_START)) and features is not None and not adapted
+        other = network.adapted or strategy.depths  # the survey's head was fitted to other features
+        started = bool(recipe.values.get(HEAD_START)) and features is not None and not other
         split = {"train": train} if validation is None else {"train": train, "validation": validation}
         return Trainer(
             TrainingJob(
@@ -294,14 +300,13 @@ def build_network(
     Raises:
         PluginContractError: the stages are not those of the recipe.
     """
-    if overrides(strategy, "adapt"):
-        device = device_of(backbone)
-        strategy.adapt(backbone.cpu(), recipe.values, train)  # where the rows are that it reads
-        backbone.to(device)
-    stages = find_stages(backbone, probe_of(train, backbone), declared=recipe.stages or spec.stages, output=spec.output)
+    declared, seed = recipe.stages or spec.stages, stream(recipe.seed, stream_key(recipe), "adapt")
+    changed = adapted(backbone, strategy, values_of(recipe), train, declared=declared, output=spec.output, seed=seed)
+    stages = find_stages(backbone, probe_of(train, backbone), declared=declared, output=spec.output)
     if recipe.stages and stages.paths != recipe.stages:
         raise PluginContractError(f"the stages of {spec.id} changed: {stages.paths}, in the recipe {recipe.stages}")
     network = make_network(backbone, stages, task, strategy, spec.output, recipe.training.dropout)
+    network.adapted = changed
     return network.to(device_of(backbone)), stages
 
 

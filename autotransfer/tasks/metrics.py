@@ -11,12 +11,25 @@ from scipy.stats import rankdata
 from autotransfer.protocols import Task
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
+EVEN = frozenset({"balanced_accuracy", "recall"})
+"""Metrics that count classes alike, whatever their size."""
+BETWEEN = frozenset({"f1", "f1_micro"})
+"""Metrics whose best threshold lies somewhere between that of the rows as they are and that of equal classes."""
 Array = np.ndarray[Any, Any]
 Measure = Callable[[Array, Array], float | None]
 _SORTED = 40_000_000
 """Probabilities that an interval sorts: some 5 s of one core."""
 _TINY = 1e-15
 """Probabilities are kept this far from 0 and 1 in a logarithm."""
+
+
+def counts_alike(task: str, metric: str) -> bool:
+    """Return whether a recipe's balance is for one of several targets with this task, judged by this metric.
+
+    That is what a search balances where the target stands alone: classes, judged by a metric that counts them alike or
+    whose best threshold does so in part.
+    """
+    return task in ("binary", "multiclass") and metric in EVEN | BETWEEN
 
 
 def signed(metric: str, scores: Mapping[str, float]) -> float:

@@ -71,9 +71,13 @@ class Multiclass:
         """Return one-hot rows ``float64`` [N, classes]."""
         return functional.one_hot(targets, self.outputs).double()
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean cross-entropy."""
-        return functional.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean cross-entropy, each row by its weight [N] where there are weights."""
+        kind = "mean" if weights is None else "none"
+        found = functional.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing, reduction=kind)
+        return found if weights is None else (found * weights).mean()
 
     def head(self, output: str, width: int, dropout: float = 0.0) -> nn.Module:
         """Return a linear head."""

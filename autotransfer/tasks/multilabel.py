@@ -88,10 +88,12 @@ class Multilabel:
         """Return the 0-1 rows in ``float64`` [N, labels]."""
         return targets.double()
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean binary cross-entropy; smoothing draws targets towards one half."""
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean binary cross-entropy, by weights [N, labels]; smoothing draws targets towards one half."""
         soft = targets * (1 - label_smoothing) + 0.5 * label_smoothing
-        return functional.binary_cross_entropy_with_logits(outputs.float(), soft)
+        return functional.binary_cross_entropy_with_logits(outputs.float(), soft, weights)
 
     def head(self, output: str, width: int, dropout: float = 0.0) -> nn.Module:
         """Return a linear head."""

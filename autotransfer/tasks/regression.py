@@ -69,9 +69,12 @@ class Regression:
         """Return the standardised values in ``float64`` [N, 1]."""
         return targets.double()
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean squared error; smoothing has no meaning here."""
-        return functional.mse_loss(outputs.float(), targets)
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean squared error, by weights [N, 1]; smoothing has no meaning here."""
+        found = functional.mse_loss(outputs.float(), targets, reduction="none")
+        return (found if weights is None else found * weights).mean()
 
     def head(self, output: str, width: int, dropout: float = 0.0) -> nn.Module:
         """Return a linear head."""

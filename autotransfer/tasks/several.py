@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autotransfer.errors import DataError, faults
 from autotransfer.targets import SEVERAL, SKILL
-from autotransfer.tasks.metrics import LOWER_IS_BETTER, deciding, signed
+from autotransfer.tasks.metrics import LOWER_IS_BETTER, counts_alike, deciding, signed
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Task
@@ -43,6 +43,11 @@ class Part:
     def numbered(self) -> bool:
         """Whether it is encoded as class numbers, ``int64`` [N]; else as ``float32`` [N, K]."""
         return not torch.is_floating_point(self.task.encode([]))
+
+    @property
+    def evened(self) -> bool:
+        """Whether the balance of a recipe is for it."""
+        return counts_alike(self.task.name, self.task.metric)
 
     def skill(self, objective: float) -> float:
         """Return an objective of the target as skill: 0 the constant predictor, 1 the best possible."""
@@ -145,9 +150,19 @@ class Several:
             found.append(part.task.loss(own, wanted, label_smoothing) if len(own) else own.float().sum())
         return found
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the sum of :meth:`losses`."""
-        return torch.stack(self.losses(outputs, targets, label_smoothing)).sum()
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of each target's mean loss over the rows that have its label, each row by its weight [N]."""
+        if weights is None:
+            return torch.stack(self.losses(outputs, targets, label_smoothing)).sum()
+        found = []
+        for part in self.parts:
+            rows, wanted = part.labelled(targets)
+            if len(rows):
+                own, each = outputs[rows][:, part.outputs], weights[rows]
+                found.append(part.task.loss(own, wanted, label_smoothing, each if part.numbered else each[:, None]))
+        return torch.stack([outputs.float().sum() * 0.0, *found]).sum()
 
     def head(self, output: str, width: int, dropout: float = 0.0) -> nn.Module:
         """Return a linear head whose rows are divided among the targets: one linear head each."""

@@ -37,6 +37,7 @@ def save(trainer: Trainer, folder: Path, lean: bool = False) -> None:
     if not lean:
         tensors |= {f"now/{n}": t for n, t in trainer.snapshot().items()}
         tensors |= {f"average/{n}": t for n, t in trainer.average.items()}
+        tensors |= {f"initial/{n}": t for n, t in trainer.initial.items() if n.startswith("head.")}
         tensors |= {f"snapshots/{i}/{n}": t for i, part in enumerate(trainer.snapshots) for n, t in part.items()}
         tensors |= {f"optimizer/{n}": t for n, t in _optimizer_tensors(trainer).items()}
     if trainer.own_term is not None:
@@ -114,6 +115,7 @@ def load(trainer: Trainer, folder: Path) -> None:
     trainer.load(_part(tensors, "now"))
     device = device_of(trainer.job.network)
     trainer.average = {n: t.to(device) for n, t in _part(tensors, "average").items()}
+    trainer.initial |= {n: t.to(device) for n, t in _part(tensors, "initial").items()}
     trainer.best_state = _part(tensors, "best")
     trainer.snapshots = _snapshots(tensors)
     _restore_optimizer(trainer, _part(tensors, "optimizer"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autotransfer.train.heads import LinearHead
+from autotransfer.train.heads import Head
 from autotransfer.train.network import TransferNetwork, call, mask_of
 from autotransfer.train.stages import Stages, stage_outputs
 
@@ -26,7 +26,7 @@ class DepthNetwork(TransferNetwork):
     so that depths of many and of large features do not drown the others.
     """
 
-    def __init__(self, backbone: nn.Module, head: LinearHead, depths: Mapping[str, int]) -> None:
+    def __init__(self, backbone: nn.Module, head: Head, depths: Mapping[str, int]) -> None:
         super().__init__(backbone, head)
         self.depths: dict[str, int] = dict(depths)
 
@@ -63,9 +63,7 @@ def make_network(
         dropout: before the head's linear map.
     """
     if not strategy.depths:
-        return TransferNetwork(backbone, cast(LinearHead, task.head(output, stages.width, dropout)))
+        return TransferNetwork(backbone, cast(Head, task.head(output, stages.width, dropout)))
     inner = zip(stages.paths[:-1], stages.widths[:-1], strict=True)
     depths = {path: width for path, width in inner if width}
-    return DepthNetwork(
-        backbone, cast(LinearHead, task.head(output, stages.width + sum(depths.values()), dropout)), depths
-    )
+    return DepthNetwork(backbone, cast(Head, task.head(output, stages.width + sum(depths.values()), dropout)), depths)

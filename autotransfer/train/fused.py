@@ -15,6 +15,7 @@ from torch.nn import functional
 from autotransfer.errors import ConfigError, PluginContractError
 from autotransfer.protocols import HeadState, Tasks
 from autotransfer.schema import CurvePoint
+from autotransfer.train.balance import class_weights, log_priors
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.heads import STANDARDISE_ROWS, moments
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Gradient = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From outputs [n, K, C], targets and smoothing [K]: the mean losses [K], and their gradients [n, K, C]."""
+Weighed = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""The same with weights, of rows [n, K, 1] or of labels [n, K, C]; None: all alike."""
 _BETAS, _TINY = (0.9, 0.999), 1e-8
 
 
@@ -42,6 +45,8 @@ class HeadSetting:
     dropout: float = 0.0
     """Heads with the same rate share the masks; higher rates drop what lower ones drop, and more."""
     label_smoothing: float = 0.0
+    balance: str = "none"
+    """``none``, ``logits`` or ``weights``: see :mod:`autotransfer.train.balance`."""
     start: HeadState | None = None
     """On raw pooled features; None: zeros."""
 
@@ -52,6 +57,8 @@ class HeadSetting:
                 f"a head needs lr > 0, weight_decay >= 0, dropout and label_smoothing in [0, 1); got lr={self.lr}, "
                 f"weight_decay={self.weight_decay}, dropout={self.dropout}, label_smoothing={self.label_smoothing}"
             )
+        if self.balance not in ("none", "logits", "weights"):
+            raise ConfigError(f"the balance of heads that share their batches is none, logits or weights: {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +119,7 @@ def fit_heads(
     """
     if not settings:
         return []
-    stack = _Stack(train, settings, task, judge or (lambda o, t: task.objective(task.scores(o, t))))
+    stack = _Stack(train, targets, settings, task, judge or (lambda o, t: task.objective(task.scores(o, t))))
     features, held = stack.scaled(train), stack.scaled(validation)
     stack.evaluate(held, validation_targets, 0, 0.0, only_given=True)
     steps = steps_per_epoch(len(train), batch_size)
@@ -135,6 +142,7 @@ class _Stack:
     def __init__(
         self,
         train: Tensor,
+        targets: Tensor,
         settings: Sequence[HeadSetting],
         task: Task,
         judge: Callable[[Tensor, Tensor], float],
@@ -145,13 +153,14 @@ class _Stack:
         self.task = task
         self.judge = judge
         self.mean, self.scale = moments(train[:STANDARDISE_ROWS])
-        self.gradient = _of_parts(task) if isinstance(task, Tasks) else _gradient_of(task)
         heads, width = len(settings), train.shape[1]
         self.values = torch.cat([self._start(s) for s in self.settings]).to(train.device, torch.float32)
         self.first, self.second, self.change, self.slope = (torch.zeros_like(self.values) for _ in range(4))
         self.lr = self._rows([s.lr for s in self.settings])
         self.decay = self._rows([s.lr * s.weight_decay for s in self.settings])
         self.smoothing = torch.tensor([s.label_smoothing for s in self.settings], device=train.device)
+        kinds = [s.balance for s in self.settings]
+        self.offset, self.gradient = _balanced(task, targets.to(train.device), kinds)
         self.groups = [(r, list(g)) for r, g in groupby(range(heads), key=lambda k: self.settings[k].dropout)]
         self.steps = 0
         self.best = [(0.0, float("-inf"), self.values[self._of(k)].clone()) for k in range(heads)]
@@ -169,7 +178,8 @@ class _Stack:
         parts = [x @ self.values[self._span(heads)].T for x, heads in inputs]
         outputs = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         shape = (len(features), len(self.settings), self.task.outputs)
-        losses, slopes = self.gradient(outputs.view(shape), targets, self.smoothing)
+        logits = outputs.view(shape) if self.offset is None else outputs.view(shape) + self.offset
+        losses, slopes = self.gradient(logits, targets, self.smoothing)
         flat = slopes.reshape(len(features), -1)
         for x, heads in inputs:
             torch.mm(flat[:, self._span(heads)].T, x, out=self.slope[self._span(heads)])
@@ -251,65 +261,113 @@ class _Stack:
         self.values.addcmul_(self.change, self.lr, value=-share / early)
 
 
-def _softmax(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax(outputs: Tensor, targets: Tensor, smoothing: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Cross-entropy of class numbers [n]; smoothing gives every class its share."""
     count, heads, classes = outputs.shape
     logs = outputs.transpose(1, 2).contiguous().log_softmax(1)  # several times faster than over a short last dimension
     own = targets[:, None, None].expand(-1, 1, heads)
-    losses = -((1.0 - smoothing) * logs.gather(1, own)[:, 0] + smoothing * logs.mean(1)).mean(0)
+    losses = -((1.0 - smoothing) * logs.gather(1, own)[:, 0] + smoothing * logs.mean(1))
     slopes = logs.exp_().sub_(smoothing / classes)
     slopes.scatter_add_(1, own, (smoothing - 1.0).expand(count, 1, -1))
-    return losses, slopes.div_(count).transpose(1, 2)
+    if weights is not None:
+        losses, slopes = losses * weights[:, :, 0], slopes.mul_(weights.transpose(1, 2))
+    return losses.mean(0), slopes.div_(count).transpose(1, 2)
 
 
-def _sigmoid(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
+def _sigmoid(outputs: Tensor, targets: Tensor, smoothing: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy of 0 and 1 [n, C]; smoothing draws targets towards one half."""
     soft = targets[:, None] * (1.0 - smoothing)[:, None] + 0.5 * smoothing[:, None]
-    losses = functional.binary_cross_entropy_with_logits(outputs, soft, reduction="none").mean((0, 2))
-    return losses, (outputs.sigmoid() - soft) / (outputs.shape[0] * outputs.shape[2])
+    losses = functional.binary_cross_entropy_with_logits(outputs, soft, weights, reduction="none").mean((0, 2))
+    slopes = outputs.sigmoid() - soft if weights is None else (outputs.sigmoid() - soft) * weights
+    return losses, slopes / (outputs.shape[0] * outputs.shape[2])
 
 
-def _squares(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared error of numbers [n, C]; smoothing has no meaning."""
+def _squares(outputs: Tensor, targets: Tensor, smoothing: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Squared error of numbers [n, C]; smoothing and weights have no meaning."""
     apart = outputs - targets[:, None]
     return apart.square().mean((0, 2)), apart * (2.0 / (outputs.shape[0] * outputs.shape[2]))
 
 
-def _of_loss(task: Task) -> Gradient:
+def _of_loss(task: Task) -> Weighed:
     """Return the gradient of a task whose loss is not known here: head by head, but still one matrix product."""
 
-    def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         leaf = outputs.detach().requires_grad_()
+        own = None if weights is None else weights if targets.is_floating_point() else weights[:, :, 0]
         with torch.enable_grad():
-            losses = torch.stack([task.loss(leaf[:, k], targets, s) for k, s in enumerate(smoothing.tolist())])
+            parts = [
+                task.loss(leaf[:, k], targets, s, **({} if own is None else {"weights": own[:, k]}))
+                for k, s in enumerate(smoothing.tolist())
+            ]
+            losses = torch.stack(parts)
             (slopes,) = torch.autograd.grad(losses.sum(), leaf)
         return losses.detach(), slopes
 
     return gradient
 
 
-def _gradient_of(task: Task) -> Gradient:
-    return _GRADIENTS.get(task.name) or _of_loss(task)
+def _balanced(task: Task, targets: Tensor, kinds: Sequence[str]) -> tuple[Tensor | None, Gradient]:
+    """Return what is added to the outputs of heads with these balances [K, C] or None, and the gradient of the loss.
 
-
-def _of_parts(task: Tasks) -> Gradient:
-    """Return the gradient of several tasks' summed losses, each on the rows that have its label."""
-    known = [(part, _gradient_of(part.task)) for part in task.parts]
+    Args:
+        task: one, or several: then the gradient is that of their summed losses, each on the rows that have its label.
+        targets: of the training rows, encoded.
+        kinds: the balance of each head.
+    """
+    if not isinstance(task, Tasks):
+        return _offset(targets, task.outputs, kinds), _gradient(task, targets, kinds)
+    offset, known = targets.new_zeros(len(kinds), task.outputs), []
+    for part in task.parts:
+        _, own = part.labelled(targets)
+        its = kinds if part.evened else ["none"] * len(kinds)
+        added = _offset(own, part.task.outputs, its)
+        if added is not None:
+            offset[:, part.outputs] = added
+        known.append((part, _gradient(part.task, own, its)))
 
     def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
         losses, slopes = torch.zeros_like(smoothing), torch.zeros_like(outputs)
-        for part, own in known:
+        for part, its in known:
             rows, wanted = part.labelled(targets)
             if len(rows):
-                loss, slope = own(outputs[rows][:, :, part.outputs], wanted, smoothing)
+                loss, slope = its(outputs[rows][:, :, part.outputs], wanted, smoothing)
                 losses += loss
                 slopes[rows, :, part.outputs] = slope
         return losses, slopes
 
+    return offset if offset.any() else None, gradient
+
+
+def _offset(targets: Tensor, outputs: int, kinds: Sequence[str]) -> Tensor | None:
+    """Return what is added to the outputs of each head, [K, C]; None where no balance asks for it."""
+    if "logits" not in kinds:
+        return None
+    own = log_priors(targets, outputs)
+    return torch.stack([own * float(kind == "logits") for kind in kinds])
+
+
+def _gradient(task: Task, targets: Tensor, kinds: Sequence[str]) -> Gradient:
+    """Return the gradient of one task's loss, weighted by class for the heads that ask for it."""
+    known = _GRADIENTS.get(task.name) or _of_loss(task)
+    table = None
+    if "weights" in kinds:
+        own = class_weights(targets, task.outputs)
+        table = torch.stack([own if kind == "weights" else torch.ones_like(own) for kind in kinds])
+
+    def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
+        return known(outputs, targets, smoothing, None if table is None else _row_weights(table, targets))
+
     return gradient
 
 
-_GRADIENTS: dict[str, Gradient] = {
+def _row_weights(table: Tensor, targets: Tensor) -> Tensor:
+    """Return a batch's weights [n, K, 1] by those of classes [K, C], or [n, K, C] by those of labels [K, 2, C]."""
+    if targets.is_floating_point():
+        return torch.where(targets[:, None] > 0.5, table[:, 1], table[:, 0])
+    return table[:, targets].T[:, :, None]
+
+
+_GRADIENTS: dict[str, Weighed] = {
     "binary": _softmax,
     "multiclass": _softmax,
     "multilabel": _sigmoid,

@@ -11,17 +11,18 @@ from torch import Tensor, nn
 
 from autotransfer.errors import TrialFailedError
 from autotransfer.protocols import Step, overrides
-from autotransfer.train.sharing import combiner, task_terms
 from autotransfer.train.evaluate import device_of
 from autotransfer.train.heads import pool_output
+from autotransfer.train.mixing import MIXED, Mix, draw, is_image
 from autotransfer.train.network import call, mask_of, to_device
 from autotransfer.train.sampling import stream
+from autotransfer.train.sharing import combiner, task_terms
 from autotransfer.train.stages import pooled_stages, stage_outputs
 
 if TYPE_CHECKING:
-    from autotransfer.train.sharing import TaskWeights
     from autotransfer.train.job import Job
     from autotransfer.train.prefixes import Prefix
+    from autotransfer.train.sharing import TaskWeights
 
 
 class Trainer(Protocol):
@@ -127,9 +128,8 @@ def _terms(trainer: Trainer, piece: np.ndarray, rows: np.ndarray) -> list[Tensor
     network, device = job.network, device_of(job.network)
     targets = job.train.targets[torch.from_numpy(piece)].to(device)
 
-    def losses(outputs: Tensor) -> list[Tensor]:
-        whole, smooth = job.train.targets[torch.from_numpy(rows)], job.training.label_smoothing
-        return task_terms(job.task, trainer.weights, outputs, targets, whole, smooth)
+    def losses(outputs: Tensor, mix: Mix | None = None) -> list[Tensor]:
+        return task_terms(job, trainer.weights, outputs, targets, job.train.targets[torch.from_numpy(rows)], mix)
 
     if trainer.pristine and trainer.own_term is None and trainer.augment == "none":
         pooled = trainer.pooled()[0][torch.from_numpy(piece)].to(device)
@@ -139,14 +139,13 @@ def _terms(trainer: Trainer, piece: np.ndarray, rows: np.ndarray) -> list[Tensor
         with prefix.suffix(network.backbone, "train", piece.tolist(), numbers) as run:
             outputs = network.head(*run())
         return losses(outputs)
-    rng = np.random.default_rng(stream(job.recipe.seed, job.stream, "augment", trainer.step, int(piece[0])))
-    source, kind = (job.train, trainer.augment) if numbers is None else (job.train.view(numbers), "none")
-    inputs = to_device(source.batch([int(i) for i in piece], kind, rng), device)
+    inputs, mix = _inputs(trainer, piece)
     paths = job.stages.paths[:-1] if trainer.own_term is not None else tuple(network.depths or ())
     with stage_outputs(network.backbone, paths) as seen:
         raw = call(network.backbone, inputs)
-    outputs = network.head.classify(network.pooled(raw, seen, mask_of(inputs)))
-    terms = losses(outputs)
+    pooled = network.pooled(raw, seen, mask_of(inputs))
+    outputs = network.head.classify(pooled if mix is None or is_image(inputs) else mix.inputs(pooled))
+    terms = losses(outputs, mix)
     if trainer.own_term is not None:
         pools = _stage_features(trainer, seen, raw, mask_of(inputs))
         step = Step(
@@ -159,6 +158,19 @@ def _terms(trainer: Trainer, piece: np.ndarray, rows: np.ndarray) -> list[Tensor
         )
         terms.append(trainer.own_term(step))
     return terms
+
+
+def _inputs(trainer: Trainer, piece: np.ndarray) -> tuple[Any, Mix | None]:
+    """Return the inputs of these rows as they are augmented at this step, and how rows are mixed where they are."""
+    job, numbers, kind = trainer.job, trainer.views(), trainer.augment
+    rng = np.random.default_rng(stream(job.recipe.seed, job.stream, "augment", trainer.step, int(piece[0])))
+    rows = job.train if numbers is None else job.train.view(numbers)
+    own = "none" if numbers is not None else "light" if kind in MIXED else kind
+    inputs = to_device(rows.batch([int(i) for i in piece], own, rng), device_of(job.network))
+    if kind not in MIXED:
+        return inputs, None
+    mix = draw(kind, inputs, len(piece), rng)
+    return mix.inputs(inputs) if is_image(inputs) else inputs, mix
 
 
 def _stage_features(trainer: Trainer, seen: dict[str, Any], raw: Any, mask: Tensor | None) -> tuple[Tensor, ...]:

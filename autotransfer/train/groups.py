@@ -50,12 +50,13 @@ def select(backbone: nn.Module, stages: Stages, phase: Phase) -> Selection:
         if wrong:
             raise PluginContractError(f"the phase trains stages {wrong}; the backbone has {count}, from 0")
         chosen = [n for n in names if owner[n] in phase.stages]
-    elif phase.parameters is not None:
-        chosen = _matching(backbone, names, phase.parameters)
-        if not chosen:
-            raise PluginContractError(f"no backbone parameter is found by {phase.parameters!r}")
     else:
         chosen = names
+    if phase.parameters is not None and chosen:
+        found = set(_matching(backbone, names, phase.parameters))
+        chosen = [n for n in chosen if n in found]
+        if not chosen:
+            raise PluginContractError(f"no backbone parameter is found by {phase.parameters!r}")
     return Selection(frozenset(chosen), frozenset(owner[n] for n in chosen))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState, Tasks
+from autotransfer.protocols import HeadState, NeighbourState, Tasks
 from autotransfer.train.autocast import exact
 
 if TYPE_CHECKING:
@@ -23,25 +23,18 @@ STANDARDISE_ROWS = 512
 """Training rows whose features give a head's fixed statistics."""
 
 
-class LinearHead(nn.Module):
-    """Pool, standardise with fixed statistics, drop out, map linearly.
-
-    The statistics are those of the pretrained features on training rows, so that one learning rate suits
-    backbones whose features differ in scale by orders of magnitude.
-    """
+class Head(nn.Module):
+    """What every head does first: pool, and standardise with fixed statistics."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, output: str, width: int, outputs: int, dropout: float = 0.0) -> None:
+    def __init__(self, output: str, width: int, outputs: int) -> None:
         super().__init__()
         self.output = output
+        self.outputs = outputs
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, outputs)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return ``float32`` [N, outputs] from what the backbone gave, under the inputs' mask [N, T]."""
@@ -50,8 +43,40 @@ class LinearHead(nn.Module):
     def classify(self, pooled: Tensor) -> Tensor:
         """Return ``float32`` [N, outputs] from pooled features [N, width], whatever the backbone ran in."""
         with exact():
-            scaled = (pooled.to(self.mean.dtype) - self.mean) * self.scale
-            return cast(Tensor, self.linear(self.dropout(scaled)))
+            return self.answer((pooled.to(self.mean.dtype) - self.mean) * self.scale)
+
+    def answer(self, scaled: Tensor) -> Tensor:
+        """Return ``float32`` [N, outputs] from standardised features [N, width]."""
+        raise NotImplementedError
+
+    @property
+    def offset(self) -> Tensor:
+        """What is added to the outputs, ``float32`` [outputs]; may be changed in place."""
+        raise NotImplementedError
+
+
+class LinearHead(Head):
+    """Pool, standardise with fixed statistics, drop out, map linearly.
+
+    The statistics are those of the pretrained features on training rows, so that one learning rate suits
+    backbones whose features differ in scale by orders of magnitude.
+    """
+
+    def __init__(self, output: str, width: int, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__(output, width, outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def answer(self, scaled: Tensor) -> Tensor:
+        """Return ``float32`` [N, outputs] from standardised features [N, width]."""
+        return cast(Tensor, self.linear(self.dropout(scaled)))
+
+    @property
+    def offset(self) -> Tensor:
+        """The bias of the linear map."""
+        return self.linear.bias
 
     @torch.no_grad()
     def standardise(self, pooled: Tensor) -> None:
@@ -171,23 +196,34 @@ def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return values.mean(axes, dtype=torch.float32 if values.dtype in _HALF else None)
 
 
-def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows, task: Task) -> HeadState | None:
+def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows, task: Task) -> HeadState | NeighbourState | None:
     """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups gets them.
 
     Of several targets each has its own, on the rows that have its label; None where any has none.
+
+    Raises:
+        PluginContractError: one of several targets has a head that is not linear.
     """
     given: Any = strategy.head
     takes = "groups" in inspect.signature(given).parameters
     groups: Tensor | None = getattr(rows, "groups", None)
     if not isinstance(task, Tasks):
-        found: HeadState | None = given(pooled, rows.targets, **({"groups": groups} if takes else {}))
+        found: HeadState | NeighbourState | None = given(pooled, rows.targets, **({"groups": groups} if takes else {}))
         return found
-    heads: list[HeadState | None] = []
+    heads: list[HeadState] = []
     for part in task.parts:
         own, targets = part.labelled(rows.targets)
         grouped = {"groups": None if groups is None else groups[own]} if takes else {}
-        heads.append(given(pooled[own], targets, **grouped))
-    return None if any(h is None for h in heads) else stacked([h for h in heads if h is not None])
+        state = given(pooled[own], targets, **grouped)
+        if state is None:
+            return None
+        if not isinstance(state, HeadState):
+            raise PluginContractError(
+                f"{strategy.id} gives {type(state).__name__} for {part.target}; wanted a HeadState where there are "
+                "several targets: their heads lie side by side in one linear map"
+            )
+        heads.append(state)
+    return stacked(heads)
 
 
 def stacked(heads: Sequence[HeadState]) -> HeadState:

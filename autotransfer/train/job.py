@@ -13,11 +13,13 @@ from autotransfer.protocols import HeadState, Strategy
 from autotransfer.recipes import stream_key
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.network import TransferNetwork
+from autotransfer.train.sharing import losses_of
 from autotransfer.train.stages import Stages
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows, Task
     from autotransfer.schema import Phase, Recipe, Training
+    from autotransfer.train.balance import Loss
     from autotransfer.train.prefixes import Prefixes
 
 
@@ -49,6 +51,11 @@ class Job:
     def stream(self) -> str:
         """Names its random numbers, beside the recipe's seed."""
         return stream_key(self.recipe)
+
+    @cached_property
+    def losses(self) -> tuple[Loss, ...]:
+        """What is trained on beside a strategy's own term, of several targets one for each."""
+        return losses_of(self.task, self.training, self.train.targets)
 
     @property
     def training(self) -> Training:

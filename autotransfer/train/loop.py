@@ -11,27 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotransfer.errors import TrialFailedError
-from autotransfer.protocols import FinishContext, ObjectiveContext, overrides
-from autotransfer.schema import CurvePoint
-from autotransfer.train import gradients, groups
+from autotransfer.errors import PluginContractError, TrialFailedError
+from autotransfer.protocols import ObjectiveContext, overrides
+from autotransfer.schema import STORED, CurvePoint
+from autotransfer.train import gradients, groups, last_touch
 from autotransfer.train.autocast import exact
-from autotransfer.train.sharing import weights_of
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
 from autotransfer.train.job import Job
+from autotransfer.train.neighbours import NeighbourHead, with_state
+from autotransfer.train.pace import Pace
 from autotransfer.train.prefixes import affordable_views
-from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
+from autotransfer.train.ragged import lengths_of
+from autotransfer.train.sampling import alike, batches, epoch_order, steps_per_epoch, stream
 from autotransfer.train.schedule import Segment, augmentation, rate, segments, total_steps
+from autotransfer.train.sharing import evened_heads, weights_of
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows
     from autotransfer.schema import Training
     from autotransfer.train.prefixes import Prefix
-
-SNAPSHOTS = 8
-"""Best-so-far weights that are kept for a strategy's last touch, where it has one."""
 
 
 class Trainer:
@@ -50,19 +50,20 @@ class Trainer:
         self.stopped = ""
         self.micro = job.training.batch_size
         self.phase = -1
-        self.touched: set[str] = {f"head.{n}" for n in job.network.head.state_dict()}
+        self.touched: set[str] = set()
         self.average: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.own_term: nn.Module | None = None
         self.weights = weights_of(job)
         self.selection = groups.Selection(frozenset(), frozenset())
+        self.pace = Pace()
         self.per_epoch = steps_per_epoch(len(job.train), job.training.batch_size)
         self.pristine = True
-        self._pooled = None if overrides(job.strategy, "adapt") else job.pooled
+        self._pooled = None if job.network.adapted else job.pooled
         self._losses: list[float] = []
         self._prefix: tuple[tuple[int, str], Prefix | None] | None = None
         self._seen: tuple[int, np.ndarray] | None = None
-        self._order: tuple[tuple[int, str], list[np.ndarray]] | None = None
+        self._order: tuple[tuple[int, int], list[np.ndarray]] | None = None
         self._start()
 
     @property
@@ -91,8 +92,11 @@ class Trainer:
             if self.phase != segment.phase:
                 self.enter(segment.phase)
             while self.step < segment.stop:
+                began = time.perf_counter()
                 self._one_step(segment)
                 self.step += 1
+                if self.selection.names:
+                    self.pace.took(self.phase, time.perf_counter() - began)
                 if time.time() > self.job.deadline:
                     return False
                 if self.step % self.per_epoch == 0 or self.step == segment.stop:
@@ -107,27 +111,19 @@ class Trainer:
         """Take the best weights, let the strategy have its last touch, and return the validation objective."""
         if self.weights is not None and self.step:
             self._note(self.weights.told())
-        if self.best is not None:
-            self.load(self.best_state)
-        if not overrides(self.job.strategy, "finish") or self.job.validation is None:
-            return self.best[1] if self.best else None
-        before, network = self._objective(), self.job.network
-        kept = {n: t.detach().clone() for n, t in network.state_dict().items()}
-        initial = {n: t.detach().clone() for n, t in self.initial.items()}
-        context = FinishContext(
-            module=network, initial=initial, snapshots=list(self.snapshots), evaluate=self._objective
-        )
-        pristine, self.pristine = self.pristine, False  # the backbone itself may be changed, and its frozen stages too
-        self._prefix = ((self.phase, self.augment), None)
-        self.job.strategy.finish(context)
-        after = self._objective()
-        if not after >= before:
-            self.load(kept)
-            self.pristine = pristine
-            self.notes.append(f"the strategy's last touch was undone: {after:.4f} against {before:.4f} before it")
-            return before
-        self.touched |= {n for n, t in network.state_dict().items() if not torch.equal(t, kept[n])}
-        return after
+        if self.best is None:  # nothing is evaluated
+            return None
+        self.load_best()
+        touched = overrides(self.job.strategy, "finish")
+        return last_touch.touch(self, self.best[1]) if touched else self.best[1]
+
+    def outdate(self, names: set[str]) -> None:
+        """Take note that tensors of these names are no longer what they were: what is stored after them is outdated."""
+        changed = {n.removeprefix("backbone.") for n in names if n.startswith("backbone.")}
+        self.pristine = self.pristine and not changed
+        found, owners = self._prefix[1] if self._prefix is not None else None, self.job.stages.owners
+        if changed and (found is None or any(owners.get(n, 0) < found.cut.after for n in changed)):
+            self._prefix = ((self.phase, self.augment), None)
 
     def enter(self, phase: int) -> None:
         """Begin a phase: choose what is trained and make a new optimizer."""
@@ -142,6 +138,8 @@ class Trainer:
             for n, _ in job.network.backbone.named_buffers()
             if job.stages.owners.get(n, 0) in self.selection.stages
         }
+        if self.selection.names and not any(n.startswith("head.") for n in self.initial):
+            names |= {f"head.{n}" for n in job.network.head.state_dict()}
         kept = job.network.state_dict(keep_vars=True)
         self.initial |= {n: kept[n].detach().clone() for n in names - self.initial.keys() if n in kept}
         self.touched |= names & kept.keys()
@@ -175,14 +173,14 @@ class Trainer:
         held = self._trained_now() if self.average else {}
         if held:
             self.load(self.average)
-        objective = self._objective()
+        objective = self.objective()
         if math.isnan(objective):
             raise TrialFailedError(f"the outputs on the validation rows are not finite after epoch {self.epochs:.2f}")
         self.curve.append(CurvePoint(epoch=self.epochs, train_loss=loss, objective=objective))
         if self.best is None or objective > self.best[1]:
             self.best, self.best_state, self.stale = (self.epochs, objective), self.snapshot(), 0
-            if overrides(self.job.strategy, "finish"):
-                self.snapshots = [*self.snapshots, self.best_state][-SNAPSHOTS:]
+            if overrides(self.job.strategy, "finish") and self.job.strategy.snapshots:
+                self.snapshots = [*self.snapshots, self.best_state][-self.job.strategy.snapshots :]
         else:
             self.stale += 1
             if 0 < self.job.training.patience <= self.stale:
@@ -194,6 +192,10 @@ class Trainer:
         """Return copies of every tensor that training may have changed, by name in the network."""
         state = self.job.network.state_dict()
         return {n: state[n].detach().clone() for n in sorted(self.touched)}
+
+    def load_best(self) -> None:
+        """Put the best weights in their place; what was first trained after them is again as it was."""
+        self.load({**self.initial, **self.best_state})
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -224,7 +226,7 @@ class Trainer:
 
     @property
     def augment(self) -> str:
-        """How rows are augmented at this step: ``none``, ``light``, or ``views`` where more than one pays."""
+        """How rows are augmented at this step: as the phase says, but by ``views`` only where more than one pays."""
         kind = augmentation(self.job.phases, self.per_epoch, self.phase, self.step)
         return "none" if kind == "views" and self._most_views() == 1 else kind
 
@@ -257,7 +259,7 @@ class Trainer:
         if job.prefixes is None or self.own_term is not None or frozen is None or self.phase < 0:
             return None
         phase = job.phases[self.phase]
-        if self.augment == "light" or job.network.depths is not None:
+        if self.augment not in STORED or job.network.depths is not None:
             return None
         views = self._most_views() if self.augment == "views" else 1
         found = job.prefixes.find(job.network.backbone, job.stages, frozen, phase.epochs, views)
@@ -299,18 +301,23 @@ class Trainer:
             head.standardise(self._pooled[0][:STANDARDISE_ROWS])
         else:
             head.standardise(self._frozen_pass(job.train, STANDARDISE_ROWS))
+        balance = job.training.balance
         if job.start is not None:
-            head.begin(job.start)
+            head.begin(evened_heads(job.start, job.task, job.train.targets, balance))
         if overrides(job.strategy, "head"):
             pooled = self.pooled()[0]
             with exact():
                 state = closed_form(job.strategy, pooled, job.train, job.task)
             if state is not None:
-                head.take(state)
+                job.network.head = with_state(head, evened_heads(state, job.task, job.train.targets, balance))
+        if job.phases and isinstance(job.network.head, NeighbourHead):
+            raise PluginContractError(f"{job.strategy.id} gives a head of neighbours, which no phase can train further")
+        self.touched = {f"head.{n}" for n in job.network.head.state_dict()}
         if overrides(job.strategy, "objective"):
             initial = {n: p.detach().clone() for n, p in job.network.backbone.named_parameters()}
             context = ObjectiveContext(
                 backbone=job.network.backbone,
+                head=job.network.head,
                 task=job.task,
                 widths=job.stages.widths,
                 initial=initial,
@@ -321,8 +328,8 @@ class Trainer:
             if self.own_term is not None:
                 self.own_term.to(device_of(job.network)).train()
 
-    def _objective(self) -> float:
-        """Return the validation objective, NaN where the outputs are not finite."""
+    def objective(self) -> float:
+        """Return the validation objective as the network stands, NaN where the outputs are not finite."""
         assert self.job.validation is not None
         outputs = self.outputs()
         if not outputs.isfinite().all():
@@ -337,11 +344,18 @@ class Trainer:
 
     def _rows_of(self, step: int) -> np.ndarray:
         epoch, at = divmod(step, self.per_epoch)
-        job, sampler = self.job, self.job.phases[self.phase].sampler
-        if self._order is None or self._order[0] != (epoch, sampler):
-            order = epoch_order(job.train.targets, sampler, stream(job.recipe.seed, job.stream, "order", epoch))
-            self._order = ((epoch, sampler), list(batches(order, job.training.batch_size)))
+        if self._order is None or self._order[0] != (epoch, self.phase):
+            self._order = ((epoch, self.phase), self._epoch(epoch))
         return self._order[1][at]
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        """Return the batches of an epoch: of rows of like length where they differ in it and the backbone runs."""
+        job, size = self.job, self.job.training.batch_size
+        seeds = [stream(job.recipe.seed, job.stream, name, epoch) for name in ("order", "batches")]
+        sampler = "balanced" if job.training.balance == "sampling" else job.phases[self.phase].sampler
+        order = epoch_order(job.train.targets, sampler, seeds[0])
+        lengths = lengths_of(job.train) if self.selection.names else None
+        return list(batches(order, size)) if lengths is None else alike(order, lengths, size, seeds[1])
 
     def _one_step(self, segment: Segment) -> None:
         job = self.job

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import MASK, FittedModule
-from autotransfer.train.heads import LinearHead, pool_output
+from autotransfer.train.heads import Head, pool_output
 from autotransfer.train.sampling import stream
 from autotransfer.weights import mend_torchvision
 
@@ -23,14 +23,16 @@ class TransferNetwork(nn.Module):
     """``head(backbone(inputs))``."""
 
     backbone: nn.Module
-    head: LinearHead
+    head: Head
 
-    def __init__(self, backbone: nn.Module, head: LinearHead) -> None:
+    def __init__(self, backbone: nn.Module, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.depths: dict[str, int] | None = None
         """Pooled widths of stages that the head sees before the output, by path; None: it sees the output as it is."""
+        self.adapted = False
+        """The backbone was changed before training, so that its features are not those of the survey."""
 
     def forward(self, inputs: Any) -> Tensor:
         """Return the head's outputs ``float32`` [N, outputs]."""

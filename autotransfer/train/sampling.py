@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+WINDOW = 50
+"""Batches that are sorted by length together, at most: rows still meet others by chance."""
+
 
 def stream(seed: int, *names: object) -> int:
     """Return a 63-bit seed for one purpose, the same on every machine."""
@@ -41,6 +44,25 @@ def batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
         ends.pop()
     for start, stop in zip(ends, [*ends[1:], len(order)], strict=True):
         yield order[start:stop]
+
+
+def alike(order: np.ndarray, lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
+    """Return an epoch's batches of rows that are about as long as each other, so that little is padded.
+
+    The order is sorted by length within windows of up to 50 batches, at most a quarter of the rows, and the batches
+    are shuffled (sequence bucketing, Khomenko et al. 2016, arXiv 1708.05604).
+
+    Args:
+        order: row numbers [N] of one epoch.
+        lengths: ``int64`` of each row.
+        size: rows of a batch.
+        seed: of this epoch.
+    """
+    window = size * min(WINDOW, max(1, len(order) // (4 * size)))
+    sorted_parts = [order[i : i + window] for i in range(0, len(order), window)]
+    sorted_parts = [p[np.argsort(lengths[p], kind="stable")] for p in sorted_parts]
+    found = list(batches(np.concatenate(sorted_parts), size))
+    return [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
 
 
 def steps_per_epoch(rows: int, size: int) -> int:

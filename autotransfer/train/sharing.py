@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotransfer.protocols import Tasks
+from autotransfer.protocols import HeadState, NeighbourState, Tasks
 from autotransfer.recipes import COMBINE, PCGRAD, TASK_WEIGHTS, UNCERTAINTY
+from autotransfer.train.balance import Loss, evened, log_priors
 from autotransfer.train.sampling import stream
 
 if TYPE_CHECKING:
-    from autotransfer.protocols import Task
+    from autotransfer.protocols import Task, TaskPart
+    from autotransfer.schema import Training
     from autotransfer.train.job import Job
+    from autotransfer.train.mixing import Mix
 
 RATE = 0.02
 """Learning rate of the weights: they have to move by about 1 within a few hundred steps."""
@@ -65,34 +69,94 @@ def weights_of(job: Job) -> TaskWeights | None:
     return TaskWeights([p.target for p in job.task.parts]).to(job.network.head.mean.device)
 
 
+def losses_of(task: Task, training: Training, targets: Tensor) -> tuple[Loss, ...]:
+    """Return the loss of a task on training rows with these encoded targets; of several targets one for each.
+
+    Of several targets a recipe's balance is for those with classes whose metric calls for it: the others, numbers among
+    them, are trained as they are.
+    """
+    if not isinstance(task, Tasks):
+        return (Loss.of(task, training, targets),)
+    found = []
+    for part in task.parts:
+        own = training if part.evened else replace(training, balance="none")
+        found.append(Loss.of(part.task, own, part.labelled(targets)[1]))
+    return tuple(found)
+
+
 def task_terms(
-    task: Task,
+    job: Job,
     weights: TaskWeights | None,
     outputs: Tensor,
     targets: Tensor,
     whole: Tensor,
-    label_smoothing: float,
+    mix: Mix | None = None,
 ) -> list[Tensor]:
     """Return the loss of each task on a piece of a batch, scaled so that pieces add up by their shares of the rows.
 
     A task's loss is the mean over the rows that have its label. A piece may hold more or fewer of them than its share,
-    so its loss counts by what it holds of the batch's.
+    so its loss counts by what it holds of the batch's. Where rows are mixed, the label of a row and that of its partner
+    count by their shares, each where it is there: a permutation of the piece's rows has as many labels as they have.
 
     Args:
-        task: one, or several.
+        job: of one task, or of several.
         weights: learned ones, or None.
         outputs: of the piece.
         targets: of the piece, encoded.
         whole: of the whole batch.
-        label_smoothing: of classes.
+        mix: how the rows of the piece were mixed; None: they were not.
+    """
+    if not isinstance(job.task, Tasks):
+        (loss,) = job.losses
+        return [loss(outputs, targets, mix)]
+    found, there = [], []
+    for part, loss in zip(job.task.parts, job.losses, strict=True):
+        here, every = len(part.labelled(targets)[0]), len(part.labelled(whole)[0])
+        scale = here / max(1, every) * len(whole) / len(targets)
+        found.append(_of_part(part, loss, outputs, targets, mix) * scale)
+        there.append(every > 0)
+    return found if weights is None else weights(found, there)
+
+
+def _of_part(part: TaskPart, loss: Loss, outputs: Tensor, targets: Tensor, mix: Mix | None) -> Tensor:
+    own = outputs[:, part.outputs]
+
+    def of(labels: Tensor) -> Tensor:
+        rows, wanted = part.labelled(labels)
+        return loss(own[rows], wanted) if len(rows) else own[rows].float().sum()
+
+    return of(targets) if mix is None else mix.loss(of, targets)
+
+
+@overload
+def evened_heads(head: HeadState, task: Task, targets: Tensor, balance: str) -> HeadState: ...
+@overload
+def evened_heads(head: NeighbourState, task: Task, targets: Tensor, balance: str) -> NeighbourState: ...
+@overload
+def evened_heads(
+    head: HeadState | NeighbourState, task: Task, targets: Tensor, balance: str
+) -> HeadState | NeighbourState: ...
+def evened_heads(
+    head: HeadState | NeighbourState, task: Task, targets: Tensor, balance: str
+) -> HeadState | NeighbourState:
+    """Return a closed-form head as a balanced training has it; of several targets those that the balance is for.
+
+    Args:
+        head: fitted to the rows as they are.
+        task: one, or several.
+        targets: of these rows, encoded.
+        balance: of the training.
     """
     if not isinstance(task, Tasks):
-        return [task.loss(outputs, targets, label_smoothing)]
-    here, every = ([len(p.labelled(t)[0]) for p in task.parts] for t in (targets, whole))
-    share = len(targets) / len(whole)
-    scales = [some / max(1, all_) / share for some, all_ in zip(here, every, strict=True)]
-    found = [loss * s for loss, s in zip(task.losses(outputs, targets, label_smoothing), scales, strict=True)]
-    return found if weights is None else weights(found, [count > 0 for count in every])
+        return evened(head, targets, balance)
+    if balance == "none" or isinstance(head, NeighbourState):
+        return head
+    bias = head.bias.clone()
+    for part in task.parts:
+        if part.evened:
+            _, own = part.labelled(targets)
+            bias[part.outputs] -= log_priors(own, part.task.outputs).to(bias)
+    return replace(head, bias=bias)
 
 
 def combiner(job: Job, names: Sequence[str], step: int) -> Callable[[Any], list[Tensor]] | None:

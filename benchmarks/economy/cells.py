@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -65,6 +65,17 @@ class Cell:
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Keyed(Protocol):
+    """A dataclass of settings that has a key."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def key(self) -> str:
+        """A hash of the settings."""
+        ...
+
+
 class Results:
     """One JSON line a cell, appended when it is finished."""
 
@@ -92,7 +103,7 @@ class Results:
         """Return the latest good line of each cell, by key."""
         return {line["key"]: line for line in self.lines() if line["code"] == 0}
 
-    def add(self, cell: Cell, numbers: Mapping[str, Any]) -> None:
+    def add(self, cell: Keyed, numbers: Mapping[str, Any]) -> None:
         """Append a line; it is on disk when this returns."""
         body = {"key": cell.key, **dataclasses.asdict(cell), **numbers, "commit": commit(), "machine": machine()}
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def measure(cell: Cell, layout: Layout, group: Path) -> dict[str, Any]:
         return _fit(cell, layout, group, scratch)
     _write_settings(cell, layout, scratch)
     name = {"e": "unit", "f": "grid"}.get(cell.arm.split(":")[0], "tune")
-    usage = watch(_arm(name, scratch), log=scratch / "log.txt", env=_environment(cell, group / "home"), cwd=ROOT)
+    usage = watch(_arm(name, scratch), log=scratch / "log.txt", env=environment(group / "home"), cwd=ROOT)
     numbers = _numbers(usage)
     if usage.code:
         return {**numbers, "error": _tail(scratch / "log.txt")}
@@ -135,7 +135,7 @@ def _run_fit(
     usage = watch(
         command,
         log=scratch / "log.txt",
-        env=_environment(cell, home),
+        env=environment(home),
         cwd=ROOT,
         output=scratch / "told.json",
         look=ledger.look,
@@ -184,9 +184,7 @@ def _numbers(usage: Usage) -> dict[str, Any]:
 
 def _score(cell: Cell, scratch: Path) -> dict[str, Any]:
     """Return the held-out score and the winner, from a process of its own that is not measured."""
-    code = watch(
-        _arm("score", scratch), log=scratch / "score.txt", env=_environment(cell, cache_folder()), cwd=ROOT
-    ).code
+    code = watch(_arm("score", scratch), log=scratch / "score.txt", env=environment(cache_folder()), cwd=ROOT).code
     if code:
         return {"error": _tail(scratch / "score.txt"), "code": code}
     found: dict[str, Any] = json.loads((scratch / "score.json").read_text(encoding="utf-8"))
@@ -197,7 +195,7 @@ def _arm(name: str, scratch: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.economy.arms", name, str(scratch / "settings.json")]
 
 
-def _environment(cell: Cell, home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     """Return the variables of an arm: one thread, this tree's code, and a cache that shares nothing but weights."""
     if home != cache_folder():
         home.mkdir(parents=True, exist_ok=True)

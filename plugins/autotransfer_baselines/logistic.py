@@ -16,6 +16,8 @@ class Logistic(Strategy):
     id = "baselines/logistic"
     summary = "logistic regression on fixed features, ridge regression for numbers"
     source = "scikit-learn's LogisticRegression and RidgeCV"
+    needs = "the features of a baseline"
+    when = "baselines"
     baseline = True
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:

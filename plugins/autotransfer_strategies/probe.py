@@ -17,7 +17,7 @@ from autotransfer.plugin import (
     Verdict,
     number,
 )
-from autotransfer_strategies.settings import batch_size
+from autotransfer_strategies.settings import batch_size, transfers
 
 MORE_EPOCHS = 4
 """An epoch of a head costs thousands of times less than one of the network."""
@@ -29,10 +29,12 @@ class Probe(Strategy):
     id = "core/probe"
     summary = "linear head on frozen features"
     source = "Razavian et al. 2014, CNN features off-the-shelf"
+    needs = "frozen features"
+    when = "always"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there is something to transfer."""
-        return Verdict(True) if spec.transfer else Verdict(False, "a baseline has its own strategy")
+        return transfers(spec)
 
     def space(self, profile: Profile, spec: BackboneSpec) -> dict[str, Domain]:
         """Return learning rate and weight decay of the head."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotransfer.plugin import BackboneSpec, HeadState, Profile, Strategy, Verdict
+from autotransfer_strategies.settings import transfers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,10 +17,12 @@ class Ridge(Strategy):
     id = "core/ridge"
     summary = "ridge regression on frozen features, in closed form"
     source = "Allen 1974 (PRESS); Rifkin and Lippert 2007, Notes on regularized least squares"
+    needs = "frozen features"
+    when = "always"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there is something to transfer."""
-        return Verdict(True) if spec.transfer else Verdict(False, "a baseline has its own strategy")
+        return transfers(spec)
 
     def head(self, features: Tensor, targets: Tensor, groups: Tensor | None = None) -> HeadState | None:
         """Return the ridge solution; of classes and labels, as logits with a fitted temperature."""
@@ -34,10 +37,9 @@ class Depths(Ridge):
     id = "core/depths"
     summary = "ridge regression on the frozen features of all stages, in closed form"
     source = "Evci et al. 2022, Head2Toe (arXiv 2201.03529)"
+    needs = "frozen features, two stages or more"
     depths = True
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there are features beside the last ones."""
-        verdict = super().applies(profile, spec)
-        few = verdict.ok and len(spec.stages) < 2
-        return Verdict(False, "the backbone has fewer than two stages") if few else verdict
+        return transfers(spec, 2)

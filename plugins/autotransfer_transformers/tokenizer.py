@@ -33,7 +33,16 @@ class FolderTokenizer:
         self._tokenizer = found
         self.max_length = max_length
         self.pad = int(next((i for i in (found.pad_token_id, found.eos_token_id) if i is not None), 0))
+        self.special = frozenset(int(i) for i in found.all_special_ids)
+        self.mask = self._mask()
         self.key = f"{_digest(folder)} {max_length}"
+
+    def _mask(self) -> int | None:
+        """Return the id that stands for a hidden token: that of the mask, else of what is unknown, where it has one."""
+        found = self._tokenizer
+        ends = (found.bos_token_id, found.eos_token_id, found.pad_token_id)  # GPT-2's unknown token ends a text
+        known = (i for i in (found.mask_token_id, found.unk_token_id) if i is not None and i not in ends)
+        return next(known, None)
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Return the ids of each text with special tokens, cut to ``max_length``, and the lengths before the cut."""
@@ -50,7 +59,7 @@ class FolderTokenizer:
 class StandIn:
     """Ids of words without any vocabulary: for the kit, whose networks are random."""
 
-    pad = 0
+    pad, mask, special = 0, 3, frozenset({0, 1, 2})
 
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length

@@ -223,6 +223,23 @@ def test_preparation_is_normalised_and_augmentation_is_drawn_from_its_generator(
     assert not one.equal(other)
 
 
+@pytest.mark.parametrize("channels", [3, 1])
+def test_strong_augmentation_changes_window_and_colours(channels: int) -> None:
+    spec = ImageInput(size=8, channels=channels, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    grey = Image.new("RGB", (20, 14), (120, 60, 180))  # one colour: windows and mirrors do not change it
+    made = [prepare_image(grey, spec, "strong", np.random.default_rng(s)) for s in range(60)]
+    plain = prepare_image(grey, spec)
+    assert all(m.shape == (channels, 8, 8) and float(m.std((1, 2)).max()) < 1e-6 for m in made)
+    ratios = [float(m.mean() / plain.mean()) for m in made]
+    assert 0.5 < min(ratios) < 0.75 < 1.25 < max(ratios) < 1.5
+    assert prepare_image(grey, spec, "light", np.random.default_rng(0)).equal(plain)
+    ramp = Image.fromarray(np.tile(np.linspace(0, 250, 40).astype(np.uint8)[:, None], (1, 40))).convert("RGB")
+    spans = [float(prepare_image(ramp, spec, "light", np.random.default_rng(s)).std()) for s in range(60)]
+    assert min(spans) > 0.18  # no less than 60 % of the area
+    with pytest.raises(ValueError, match="augment is 'cutmix'; wanted 'none', or with rng one of: light, strong"):
+        prepare_image(grey, spec, "cutmix", np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -17,6 +17,7 @@ import torch
 
 import autotransfer
 from autotransfer.codec import from_json, to_json
+from autotransfer.data.tokens import masked, padded
 from autotransfer.errors import ModelError, UnknownNameError
 from autotransfer.model import load
 from autotransfer.plugin import BackboneSpec, TextInput, WeightsError, mend_torchvision
@@ -117,6 +118,22 @@ def test_texts_are_cut_with_their_special_tokens_and_the_length_before_is_told(b
     assert [i[-1] for i in ids] == [2, 2, 2]
     assert made.pad == 0
     assert made.key != tokenizer(bert, max_length=7).key
+
+
+def test_augmentation_hides_words_behind_the_tokenizers_own_sign_and_no_special_token(bert: Path) -> None:
+    made = tokenizer(bert, max_length=30)
+    assert made.mask == 3  # this one knows no mask, but what is unknown
+    assert made.special == {0, 1, 2, 3}
+    ids, _ = made(["the film was good " * 7])
+    given = padded([np.array(row) for row in ids], made.pad)
+    drawn = [masked(given, made, "strong", np.random.default_rng(s))["input_ids"][0] for s in range(50)]
+    for row in drawn:
+        assert ((row == given["input_ids"][0]) | (row == 3)).all()
+        assert (row[0], row[-1]) == (1, 2)
+    assert sum(int((row == 3).sum()) for row in drawn) > 50
+    # A sign that also ends a text, as GPT-2's unknown token does, stands for nothing: words are left out then.
+    made._tokenizer.unk_token = made._tokenizer.eos_token = "[UNK]"
+    assert made._mask() is None
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:

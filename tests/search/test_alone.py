@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
+from autotransfer.budget import Budget
 from autotransfer.data import Prepared, prepare
 from autotransfer.protocols import HeadState, Strategy
 from autotransfer.recipes import ONLY
-from autotransfer.schema import Budget, Phase, Recipe
+from autotransfer.schema import Phase, Recipe
 from autotransfer.search import alone
 from autotransfer.search.jobs import Context, RungJob
 from autotransfer.search.survey import HEAD_BIAS, HEAD_WEIGHT, load_features, write_atomically
@@ -61,7 +62,7 @@ def search(prepared: Prepared, strategy: Strategy | None = None, **more: Any) ->
         context=SimpleNamespace(prepared=prepared, specs={"toy/net": SimpleNamespace(transfer=transfer)}),
         board=SimpleNamespace(leading=lambda: leading, trials=[]),
         profile=prepared.profile,
-        costs=SimpleNamespace(training=lambda *_: 90.0),
+        prices=SimpleNamespace(end=lambda recipe, start: 90.0 * (ONLY in recipe.values) / (1 + start)),
         registry=SimpleNamespace(strategy=lambda _: strategy or Trained()),
         end=lambda _: given["deadline"],
         notes=[],

@@ -114,3 +114,36 @@ def test_heads_of_one_backbone_are_proposed_once_with_rivals_of_other_values(reg
     heads = _proposer(registry, strategies=["core/probe"])
     heads.guaranteed()
     assert heads.draw()  # nothing else is left, so that more heads are proposed
+
+
+def test_a_strategy_that_failed_twice_on_a_backbone_is_given_up_there(registry: Registry) -> None:
+    proposer = _proposer(registry, strategies=["core/full", "core/partial"])
+    proposer.space.failed["m/b", "core/full"] = ["out of range"]
+    assert ("m/b", "core/full") in {(c.recipe.backbone, c.recipe.strategy) for c in proposer.draw()}
+    proposer.space.failed["m/b", "core/full"].append("the loss became nan")
+    drawn = {(c.recipe.backbone, c.recipe.strategy) for c in proposer.draw()}
+    assert drawn == {("m/a", "core/full"), ("m/a", "core/partial"), ("m/b", "core/partial")}
+    told = {r.name: r.reason for r in proposer.space.refusals}
+    assert told["core/full on m/b"] == "it was given up after 2 failures: the loss became nan"
+
+
+def test_before_the_survey_nothing_is_refused_for_want_of_stages(registry: Registry) -> None:
+    space = _proposer(registry).space
+    told = {r.name: r.reason for r in space.unsuited()}
+    assert told.keys() == {"core/prototypes on m/a", "core/prototypes on m/b"}
+    assert "107 on average" in told["core/prototypes on m/a"]
+    assert space.refusals == []
+    space.specs["m/c"] = BackboneSpec(id="m/c", factory="m:f", stages=("one",))
+    assert "core/partial on m/c" in {r.name for r in space.unsuited()}
+
+
+def test_what_the_survey_found_of_a_network_decides_what_suits_it(registry: Registry) -> None:
+    specs = {i: BackboneSpec(id=i, factory="m:f") for i in ("m/cnn", "m/vit")}
+    chosen = [s for s in registry.strategies() if s.id == "core/lora"]
+    space = Space(PROFILE, specs, chosen)
+    survey = [
+        SurveyRecord(backbone=i, status="done", stages=STAGES, linear=share)
+        for i, share in (("m/cnn", 0.01), ("m/vit", 0.98))
+    ]
+    assert {c.recipe.backbone for c in Proposer(space, survey, ["m/cnn", "m/vit"], None).draw()} == {"m/vit"}
+    assert [r.name for r in space.refusals] == ["core/lora on m/cnn"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,38 @@ def autotransfer_strategies():
 '''
 
 
+VIT = """
+import torch
+from torch import nn
+from autotransfer.plugin import BackboneSpec, ImageInput, hookimpl
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(2))
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def build(weights):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Net()
+
+
+@hookimpl
+def autotransfer_backbones():
+    tiny = ImageInput(size=16, crop=1.0)
+    return [BackboneSpec(id="tinyvit/net", factory=build, input=tiny, output="tokens", stages=("blocks.0", "blocks.1"))]
+"""
+
+
 @pytest.fixture(autouse=True)
 def _own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOTRANSFER_PLUGINS", "core=autotransfer_strategies")
@@ -90,7 +125,7 @@ def shades() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("refit", [False, True])
-@pytest.mark.parametrize("strategy", ["core/ridge", "core/depths"])
+@pytest.mark.parametrize("strategy", ["core/ridge", "core/depths", "core/knn"])
 def test_a_head_in_closed_form_is_a_trial_like_any_other(
     shades: Any, toynet: str, tmp_path: Path, strategy: str, refit: bool
 ) -> None:
@@ -105,6 +140,55 @@ def test_a_head_in_closed_form_is_a_trial_like_any_other(
     chances = model.predict_proba(shades[0][:20])
     assert np.array_equal(load(tmp_path / "kept", [toynet]).predict_proba(shades[0][:20]), chances)
     assert (model.predict(shades[0][:20]) == shades[1][:20]).mean() > 0.6
+
+
+def test_class_means_of_few_rows_are_a_trial_too(shades: Any, toynet: str, tmp_path: Path) -> None:
+    few = (shades[0][:36], shades[1][:36])
+    model = _fit(few, [toynet], "core/prototypes")
+    (record,) = model.run.trials
+    assert (record.status, record.recipe.strategy) == ("done", "core/prototypes")
+    model.save(tmp_path / "kept")
+    again = load(tmp_path / "kept", [toynet])
+    assert np.array_equal(again.predict_proba(shades[0]), model.predict_proba(shades[0]))
+    assert (again.predict(shades[0][36:]) == shades[1][36:]).mean() > 0.6
+
+
+def test_neighbours_are_named_in_the_folder_and_what_does_not_fit_is_refused(
+    shades: Any, toynet: str, tmp_path: Path
+) -> None:
+    model = _fit(shades, [toynet], "core/knn", refit=True)
+    place = model.save(tmp_path / "kept")
+    assert folder.read_note(place).head.rows == model.run.profile.train + model.run.profile.validation
+
+    def fewer(body: Any) -> None:
+        body["head"]["rows"] = 5
+
+    with pytest.raises(ModelError, match=r"the weights in .* do not fit"):
+        load(resigned(place, fewer), [toynet])
+
+
+def test_models_of_neighbours_and_of_lora_are_read_by_a_fresh_process(shades: Any, toynet: str, tmp_path: Path) -> None:
+    (tmp_path / "tinyvit.py").write_text(VIT)
+    plugins = [toynet, str(tmp_path / "tinyvit.py")]
+    knn = _fit(shades, plugins, "core/knn")
+    lora = _fit(shades, plugins, "core/lora", backbones="tinyvit/net", space={"epochs": 3})
+    tuned = next(t for t in lora.run.trials if t.id == lora.run.winner)
+    assert (tuned.recipe.strategy, tuned.status) == ("core/lora", "done")
+    assert lora.run.survey[0].linear == pytest.approx(4096 / 4864)  # the rest are the patches
+    plain = {n for n, _ in lora.module.named_parameters()}
+    assert not any("parametrizations" in n for n in plain)
+    np.save(tmp_path / "x.npy", shades[0][:30])
+    script = (
+        "import sys, numpy as np, torch, autotransfer\n"
+        "torch.set_num_threads(1)\n"
+        "model = autotransfer.load(sys.argv[1], plugins=sys.argv[4:])\n"
+        "np.save(sys.argv[3], model.predict_proba(np.load(sys.argv[2])))\n"
+    )
+    for name, model in (("knn", knn), ("lora", lora)):
+        arguments = [model.save(tmp_path / name), tmp_path / "x.npy", tmp_path / f"{name}.npy", *plugins]
+        subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=True, env=dict(os.environ))
+        wanted = model.predict_proba(shades[0][:30])
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), wanted, atol=1e-5)
 
 
 def test_depths_that_are_trained_and_adapted_are_saved_whole(stripes: Any, toynet: str, tmp_path: Path) -> None:
@@ -127,7 +211,7 @@ def test_depths_that_are_trained_and_adapted_are_saved_whole(stripes: Any, toyne
 
 def test_the_folder_names_what_the_head_sees(deep_folder: Path, toynet: str, stripes: Any) -> None:
     note = folder.read_note(deep_folder)
-    assert note.format == 3
+    assert note.format == folder.FORMAT
     assert note.head.width == 16
     assert note.head.depths is not None
     assert [d.width for d in note.head.depths] == [8, 16]

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from autotransfer.schema import CutReport, Phase, Profile, SurveyRecord
-from autotransfer.search.costs import Costs, prefix_share, stretches
+from autotransfer.protocols import FinishContext, ObjectiveContext, Strategy
+from autotransfer.schema import AUGMENTATIONS, STORED, CutReport, Phase, Profile, SurveyRecord
+from autotransfer.search.costs import LOOKS, Costs, prefix_share, stretches
 
 MACS = (10.0, 40.0, 80.0, 100.0)
 
@@ -92,7 +93,103 @@ def test_rows_augmented_anew_use_no_stored_activations_and_views_are_written_onc
     assert costs.training("m/a", [replace(full[0], augment="light")], 0, None) == costs.training("m/a", full, 0, None)
 
 
-def test_what_was_augmented_throughout_leaves_nothing_in_the_store() -> None:
+@pytest.mark.parametrize("kind", [k for k in AUGMENTATIONS if k not in STORED])
+def test_what_was_augmented_throughout_leaves_nothing_in_the_store(kind: str) -> None:
     costs = _costs()
-    costs.passed("m/a", [Phase(epochs=5, freeze=2, augment="light")])
+    costs.passed("m/a", [Phase(epochs=5, freeze=2, augment=kind)])
     assert costs.stored["m/a"] == set()
+    one, light = ([Phase(epochs=5, freeze=2, augment=k)] for k in (kind, "light"))
+    assert costs.training("m/a", one, 0, None) == costs.training("m/a", light, 0, None)
+
+
+def test_costs_follow_the_pace_that_was_measured() -> None:
+    costs, full, top = _costs(clock=True), [Phase(epochs=10, freeze=0)], [Phase(epochs=10, freeze=3)]
+    before = costs.training("m/a", full, 0, None)
+    costs.learn("m/a", full, 0.0, 2, 2 * 3 * 100 * 0.5)  # an epoch took twice as long as three passes over 100 rows
+    assert costs.pace("m/a") == pytest.approx(2.0)
+    assert costs.training("m/a", full, 0, None) == pytest.approx(2 * before)
+    assert costs.unit("m/a") == pytest.approx(2 * 3 * 10 * 100 * 0.5)
+    costs.passed("m/a", top)
+    costs.learn("m/a", top, 0.0, 2, 3 * 0.2 * 100 * 0.5)  # from the store, as fast as foretold
+    assert costs.pace("m/a") == pytest.approx((6 + 0.6) / (3 + 0.6))
+    assert costs.pace("m/other") == costs.pace("m/a")
+
+
+def test_no_time_has_a_say_under_a_trial_budget() -> None:
+    costs, full = _costs(), [Phase(epochs=10, freeze=0)]
+    costs.learn("m/a", full, 0.0, 2, 1000.0)
+    assert costs.pace("m/a") == 1.0
+
+
+def test_epochs_that_train_only_a_head_say_nothing() -> None:
+    costs = _costs(clock=True)
+    costs.learn("m/a", [Phase(epochs=10, freeze=4)], 0.0, None, 3.0)
+    costs.learn("m/a", [Phase(epochs=10, freeze=0)], 0.0, None, 0.0)
+    assert costs.pace("m/a") == 1.0
+
+
+class Penalised(Strategy):
+    id = "toy/penalised"
+
+    def objective(self, context: ObjectiveContext) -> None:
+        return None
+
+
+def test_a_loss_term_of_its_own_runs_the_whole_network_in_every_pass() -> None:
+    costs, phases = _costs(), [Phase(epochs=2, freeze=4), Phase(epochs=3, freeze=2)]
+    plain, penalised = (costs.training("m/a", phases, 0, None, s) for s in (Strategy(), Penalised()))
+    assert penalised - plain == pytest.approx(2 * 100 * 100.0)  # the frozen phase reads no stored features
+    costs.passed("m/a", phases, Penalised())
+    assert costs.stored == {}
+    costs.passed("m/a", phases, Strategy())
+    assert costs.stored == {"m/a": {2}}
+    assert costs.training("m/a", phases, 0, None, Penalised()) == penalised
+    assert costs.training("m/a", phases, 0, None, Strategy()) < plain
+
+
+def test_a_last_touch_looks_at_the_validation_rows_at_the_end() -> None:
+    class Touching(Strategy):
+        id = "toy/touching"
+
+        def finish(self, context: FinishContext) -> None:
+            return None
+
+    costs, phases = _costs(), [Phase(epochs=3, freeze=0)]
+    for stop, looks in ((None, LOOKS), (2.0, 0)):
+        plain, touching = (costs.training("m/a", phases, 0, stop, s) for s in (Strategy(), Touching()))
+        assert touching - plain == pytest.approx(looks * 50 * 100.0)
+    assert costs.training("m/a", [Phase(epochs=3, freeze=4)], 0, None, Touching()) == 0.0
+
+
+def test_a_head_on_all_depths_leaves_and_uses_no_stored_activations() -> None:
+    deep, costs, phases = Strategy(), _costs(), [Phase(epochs=2, freeze=4), Phase(epochs=3, freeze=2)]
+    deep.depths = True
+    before = costs.training("m/a", phases, 0, None, deep)
+    assert costs.training("m/a", phases[:1], 0, None, deep) == 0.0
+    costs.passed("m/a", phases)
+    assert costs.training("m/a", phases, 0, None, deep) == before
+
+
+@pytest.mark.parametrize(
+    ("phases", "epochs"),
+    [
+        ([], 0),
+        ([Phase(epochs=3, freeze=0)], 0),
+        ([Phase(epochs=3.3, freeze=4), Phase(epochs=2, freeze=1)], 4),
+        (
+            [
+                Phase(epochs=1, freeze=4),
+                Phase(epochs=1, stages=()),
+                Phase(epochs=1, freeze=3),
+                Phase(epochs=9, freeze=4),
+            ],
+            2,
+        ),
+    ],
+)
+def test_epochs_of_the_head_alone(phases: list[Phase], epochs: int) -> None:
+    assert _costs().alone("m/a", phases) == epochs
+
+
+def test_a_pattern_within_stages_leaves_the_prefix_frozen() -> None:
+    assert prefix_share(Phase(epochs=1, freeze=2, parameters="bias$"), MACS) == pytest.approx(0.4)

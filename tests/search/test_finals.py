@@ -10,11 +10,15 @@ import pytest
 
 from autotransfer import engine
 from autotransfer.config import Settings
+from autotransfer.data.rows import augmentations
 from autotransfer.errors import ConfigError
 from autotransfer.model import TransferModel, load
 from autotransfer.schema import TrialRecord
-from autotransfer.search import policy
+from autotransfer.search import finals, policy
+from autotransfer.search.finals import hoped
 from autotransfer.search.ledger import read_ledger
+from autotransfer.search.surrogate import improvement
+from autotransfer.spec import ImageInput
 
 ASKED = {"augment": ["none", "light"]}
 
@@ -175,19 +179,59 @@ def test_views_are_a_rival_where_something_is_frozen(stripes: Any, toynet: str, 
     assert light.curve != views.curve
 
 
+def test_every_kind_is_a_rival_where_it_is_asked_for(stripes: Any, toynet: str) -> None:
+    kinds = [k for k in augmentations(ImageInput()) if k != "views"]
+    found = _finalists(_fit(stripes, toynet, {"epochs": 3, "augment": ["none", *kinds]}, trials=1))
+    assert [t.recipe.values["augment"] for t in found] == kinds
+    assert {t.status for t in found} == {"done"}
+    assert len({t.curve[-1].train_loss for t in found}) == len(kinds)
+
+
+@pytest.mark.parametrize("backbone", ["soundnet/masked", "soundnet/alone"])
+def test_sounds_and_what_is_no_image_have_rivals_too(toynet: str, backbone: str) -> None:
+    rng = np.random.default_rng(0)
+    pitch = np.where(np.arange(60) % 2, 300.0, 1500.0)
+    waves = np.sin(2 * np.pi * pitch[:, None] * np.arange(2_000) / 8_000) + rng.normal(0, 0.3, (60, 2_000))
+    space = {"epochs": 3, "augment": ["none", "light", "strong", "mixup"]}
+    sounds = toynet.replace("toynet.py", "soundnet.py")
+    data = ((waves.astype(np.float32), 8_000), pitch.astype(int).astype(str))
+    found = _finalists(_fit(data, sounds, space, backbones=[backbone], trials=1, modality="audio"))
+    assert [t.recipe.values["augment"] for t in found] == ["light", "strong", "mixup"]
+    assert {t.status for t in found} == {"done"}
+    assert len({t.curve[-1].train_loss for t in found}) == 3
+
+
 @pytest.mark.parametrize("given", [{"augment": "none"}, {}])
 def test_nothing_is_spent_where_it_is_not_wanted_or_not_worth_its_price(
     stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch, given: Any
 ) -> None:
-    monkeypatch.setattr(policy, "GAIN", -1.0)
+    monkeypatch.setattr(finals, "GAIN", -1.0)
     model = _fit(stripes, toynet, given)
     assert _finalists(model) == []
     assert ("was not tried with augmented rows" in model.report()) is not bool(given)
 
 
 def test_what_is_worth_its_price_is_tried_unasked(stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "GAIN", 1.0)
-    assert len(_finalists(_fit(stripes, toynet, {}))) == 1
+    monkeypatch.setattr(finals, "GAIN", 10.0)
+    monkeypatch.setattr(policy, "PRICE", 1.0)
+    (only,) = _finalists(_fit(stripes, toynet, {}))  # a further kind is hoped to add no more than its spread
+    assert only.recipe.values["augment"] == "light"
+
+
+def test_a_further_kind_is_tried_where_a_last_rung_is_cheap(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "PRICE", 0.01)
+    found = _finalists(_fit(stripes, toynet, {}))
+    assert [t.recipe.values["augment"] for t in found] == list(augmentations(ImageInput())[:2])
+
+
+def test_a_further_kind_is_worth_what_it_adds_to_the_first() -> None:
+    draws = np.random.default_rng(0).normal(0.05, 0.05, (1_000_000, 2))
+    one = np.maximum(draws[:, 0], 0.0).mean()
+    two = np.maximum(draws.max(1), 0.0).mean()
+    assert improvement(*hoped(0.7, 0)) == pytest.approx(one, abs=2e-4)
+    assert improvement(*hoped(0.7, 1)) == pytest.approx(two - one, abs=5e-3)
 
 
 def test_heads_alone_have_no_rival(stripes: Any, toynet: str) -> None:
@@ -210,5 +254,5 @@ def test_a_rival_that_cannot_begin_leaves_the_plain_one(
 
 
 def test_an_unknown_kind_is_refused(stripes: Any, toynet: str) -> None:
-    with pytest.raises(ConfigError, match="wanted some of: none, light, views"):
+    with pytest.raises(ConfigError, match="wanted some of: none, cutmix, light, mixup, strong, views"):
         _fit(stripes, toynet, {"augment": ["none", "heavy"]})

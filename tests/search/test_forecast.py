@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autotransfer.schema import Budget, Candidate, Plan, Profile, Recipe
+from autotransfer.budget import Budget
+from autotransfer.schema import Candidate, Plan, Profile, Recipe
 from autotransfer.search.forecast import forecasts, foretold, multiply_rate
 from autotransfer.spec import BackboneSpec
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotransfer.schema import Recipe
-from autotransfer.search.surrogate import Observation, Surrogate, expected_gain, improvement
+from autotransfer.schema import Phase, Recipe
+from autotransfer.search.surrogate import Observation, Shape, Surrogate, expected_gain, improvement, shape_of
 
 STAGES = ("a", "b", "c", "d")
 
@@ -44,14 +44,45 @@ def test_improvement_against_an_integral() -> None:
 
 
 def test_before_any_trial_more_trained_stages_and_a_middle_ratio_promise_more() -> None:
-    gains = [expected_gain(_recipe(freeze=k)) for k in (0, 2, 4)]
+    gains = [expected_gain(shape_of(_recipe(freeze=k), None)) for k in (0, 2, 4)]
     assert gains == sorted(gains, reverse=True)
     assert gains[-1] == 0.0
-    ratios = [expected_gain(_recipe(lr_ratio=r)) for r in (0.003, 0.16, 1.0)]
+    ratios = [expected_gain(shape_of(_recipe(lr_ratio=r), None)) for r in (0.003, 0.16, 1.0)]
     assert max(ratios) == ratios[1]
     means, spreads = _surrogate().predict([_recipe(), _recipe("m/b")])
     assert means[0] > means[1]
     assert (spreads > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("phases", "shape"),
+    [
+        ([], Shape(0.0, 1.0, True)),
+        ([Phase(epochs=9, freeze=4)], Shape(0.0, 1.0, True)),
+        ([Phase(epochs=9, freeze=1, lr_ratio=0.3)], Shape(0.75, 0.3, True)),
+        ([Phase(epochs=9, stages=(1,), lr_ratio=0.3)], Shape(0.25, 0.3, True)),
+        ([Phase(epochs=9, parameters="bias", lr_ratio=0.3)], Shape(1.0, 0.3, True)),
+        ([Phase(epochs=2, freeze=3, lr_ratio=0.5), Phase(epochs=2, freeze=0, lr_ratio=0.2)], Shape(1.0, 0.2, True)),
+    ],
+)
+def test_the_shape_of_a_recipe_is_that_of_its_phases(phases: list[Phase], shape: Shape) -> None:
+    assert shape_of(_recipe(lr_ratio=0.9), phases) == shape
+
+
+def test_a_head_that_is_trained_first_is_warm_whatever_its_start() -> None:
+    cold = _recipe(head_start=False)
+    assert not shape_of(cold, [Phase(epochs=9, freeze=1)]).warm
+    assert shape_of(cold, [Phase(epochs=2, freeze=4), Phase(epochs=9, freeze=1)]).warm
+
+
+def test_a_strategy_whose_values_say_nothing_is_judged_by_its_phases() -> None:
+    silent = Recipe(backbone="m/a", strategy="mine/fixed", values={"lr": 1e-3}, stages=STAGES)
+    phases = [Phase(epochs=9, freeze=0, lr_ratio=0.16)]
+    told = Surrogate({"m/a": 0.8}, floor=0.3, validation=100, phases=lambda r: phases if r == silent else None)
+    (mean,), _ = told.predict([silent])
+    assert mean == pytest.approx(told.survey["m/a"] + expected_gain(Shape(1.0, 0.16, False)))
+    (blind,), _ = _surrogate().predict([silent])
+    assert blind < mean
 
 
 def test_an_observation_moves_its_neighbours_most_and_other_backbones_a_little() -> None:

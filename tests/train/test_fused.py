@@ -12,8 +12,10 @@ from torch import Tensor
 
 from autotransfer.errors import ConfigError, PluginContractError
 from autotransfer.protocols import HeadState, Task
+from autotransfer.schema import Training
 from autotransfer.tasks import make_task
 from autotransfer.train import fused
+from autotransfer.train.balance import Loss
 from autotransfer.train.fused import FusedHead, HeadSetting, fit_heads
 from autotransfer.train.heads import LinearHead
 from autotransfer.train.sampling import batches, epoch_order, steps_per_epoch, stream
@@ -30,6 +32,11 @@ SETTINGS = [
     HeadSetting(lr=3e-3, weight_decay=0.0),
     HeadSetting(lr=1e-2, weight_decay=1.0, label_smoothing=0.1),
     HeadSetting(lr=1e-1, weight_decay=0.1, label_smoothing=0.3),
+]
+BALANCED = [
+    HeadSetting(lr=1e-2, balance="logits"),
+    HeadSetting(lr=1e-2),
+    HeadSetting(lr=3e-2, weight_decay=0.1, label_smoothing=0.1, balance="weights"),
 ]
 
 
@@ -61,7 +68,9 @@ def alone(setting: HeadSetting, name: str) -> LinearHead:
                 group["lr"] = setting.lr * rate(step, whole, 0.1)
             optimizer.zero_grad()
             at = torch.from_numpy(chosen)
-            task.loss(head(features[at]), targets[at], setting.label_smoothing).backward()
+            Loss.of(task, Training(label_smoothing=setting.label_smoothing, balance=setting.balance), targets)(
+                head(features[at]), targets[at]
+            ).backward()
             optimizer.step()
             step += 1
     return head
@@ -98,16 +107,34 @@ def test_each_head_equals_the_one_trained_alone(name: str, known: bool, monkeypa
         assert head.best_epoch == EPOCHS
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_losses_are_the_tasks_own(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "weighted"), [(n, w) for n in TASKS for w in (False, True) if n != "regression" or not w]
+)
+def test_losses_are_the_tasks_own(name: str, weighted: bool) -> None:
     draws = torch.Generator().manual_seed(3)
     task, (_, targets) = TASKS[name], data(name)
     logits = 3 * torch.randn(len(targets), 3, task.outputs, generator=draws)
     smoothing = torch.tensor([0.0, 0.1, 0.5])
-    ours, slopes = fused._GRADIENTS[name](logits.clone(), targets, smoothing)
-    wanted, wanted_slopes = fused._of_loss(task)(logits, targets, smoothing)
+    columns = task.outputs if name == "multilabel" else 1
+    weights = 3 * torch.rand(len(targets), 3, columns, generator=draws) if weighted else None
+    ours, slopes = fused._GRADIENTS[name](logits.clone(), targets, smoothing, weights)
+    wanted, wanted_slopes = fused._of_loss(task)(logits, targets, smoothing, weights)
     torch.testing.assert_close(ours, wanted)
     torch.testing.assert_close(slopes, wanted_slopes)
+
+
+@pytest.mark.usefixtures("last")
+@pytest.mark.parametrize("known", [True, False], ids=["batched", "by its loss"])
+@pytest.mark.parametrize("name", ["binary", "multiclass", "multilabel"])
+def test_balanced_heads_beside_others_equal_those_trained_alone(
+    name: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not known:
+        monkeypatch.setattr(fused, "_GRADIENTS", {})
+    features, _ = data(name, 40, seed=1)
+    for setting, head in zip(BALANCED, together(BALANCED, name), strict=True):
+        wanted = alone(setting, name)(features).detach()
+        torch.testing.assert_close(outputs(head, features), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("last")

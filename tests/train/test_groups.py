@@ -80,6 +80,18 @@ def test_a_set_of_stages_and_a_pattern_choose_parameters(toys):
     assert found.stages == {2}
 
 
+def test_a_pattern_finds_within_the_stages_that_are_trained(toys):
+    _, _, upper, _ = parts(toys, Phase(epochs=1, freeze=2, parameters="bias$"))
+    assert upper.names == {"three.0.bias", "three.1.bias", "last.bias"}
+    assert upper.prefix == 2
+    _, _, middle, _ = parts(toys, Phase(epochs=1, stages=(1,), parameters="norms_and_biases"))
+    assert middle.names == {"two.0.bias", "two.1.weight", "two.1.bias"}
+    _, _, none, _ = parts(toys, Phase(epochs=1, freeze=3, parameters="bias$"))
+    assert none.names == frozenset()
+    with pytest.raises(PluginContractError, match="no backbone parameter is found by 'stem'"):
+        parts(toys, Phase(epochs=1, freeze=1, parameters="stem"))
+
+
 def test_norms_and_biases(toys):
     _, _, selection, _ = parts(toys, Phase(epochs=1, parameters="norms_and_biases"))
     norms = {f"{s}.1.weight" for s in ("one", "two", "three")} | {"last.weight"}

@@ -154,6 +154,25 @@ def test_another_runtime_error_is_not_taken_for_memory(toys: Any) -> None:
         toys.trainer([Phase(epochs=1)], backbone=toys.made(Broken)).run()
 
 
+def test_the_best_weights_of_an_earlier_phase_are_the_whole_network_of_that_time(toys: Any, tmp_path: Path) -> None:
+    phases = [Phase(epochs=4, lr=0.05, freeze=3), Phase(epochs=2, lr=0.3, lr_ratio=1.0, freeze=1)]
+
+    def new() -> Any:
+        return toys.trainer(phases, optimizer="sgd", clip=0.0, batch_size=24)
+
+    alone, both, again = new(), new(), new()
+    alone.run(4)
+    both.run(5)
+    checkpoint.save(both, tmp_path / "c")
+    checkpoint.load(again, tmp_path / "c")
+    alone.finish()
+    for trainer in (both, again):
+        trainer.run()
+        assert trainer.best[0] <= 4  # such rates spoil the network
+        assert trainer.finish() == trainer.best[1] == trainer.objective()
+        assert _same(_state(trainer), _state(alone))
+
+
 # Doors.
 
 
@@ -257,6 +276,7 @@ def test_a_last_touch_is_kept_only_when_the_score_does_not_fall(toys: Any, good:
             with torch.no_grad():
                 context.module.head.linear.bias.add_(0.0 if good else torch.tensor([1e4, 0.0, 0.0]))
                 context.module.head.linear.weight.mul_(1.5 if good else 1.0)
+                context.module.head.linear.bias.mul_(1.5 if good else 1.0)
 
     trainer = toys.trainer([Phase(epochs=6, lr=0.02)], strategy=Touch())
     trainer.run()

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from autotransfer.protocols import HeadState, Strategy
-from autotransfer.schema import Phase
+from autotransfer.schema import Phase, Training
 from autotransfer.tasks import Several, make_task
 from autotransfer.train import checkpoint, gradients
-from autotransfer.train.sharing import RATE, TaskWeights, pcgrad, task_terms
-from autotransfer.train.fused import HeadSetting, _of_loss, _of_parts, fit_heads
+from autotransfer.train.fused import HeadSetting, _balanced, _of_loss, fit_heads
 from autotransfer.train.heads import closed_form
+from autotransfer.train.sharing import RATE, TaskWeights, losses_of, pcgrad, task_terms
 
 TASK = Several(
     {"kind": make_task("multiclass", list("abc")), "size": make_task("regression", [-1.0, 1.0, 3.0])},
@@ -30,6 +30,12 @@ def labels(count: int, seed: int = 0) -> Tensor:
     rng = np.random.default_rng(seed)
     rows = [("abc"[i % 3] if i % 3 else None, float(rng.normal()) if i % 4 else None) for i in range(count)]
     return TASK.encode(rows)
+
+
+def job(task: Several = TASK, targets: Tensor | None = None, **settings: Any) -> Any:
+    """What the losses need to know of a training on these targets."""
+    losses = losses_of(task, Training(**settings), labels(12) if targets is None else targets)
+    return SimpleNamespace(task=task, losses=losses)
 
 
 def training(toys: SimpleNamespace, phases: Sequence[Phase], **given: Any) -> Any:
@@ -111,7 +117,7 @@ def test_a_task_without_labels_in_the_batch_does_not_move_its_weight() -> None:
     weights = TaskWeights(["kind", "size"])
     outputs = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     targets = TASK.encode([("a", None), ("b", None), ("c", None), ("a", None)])
-    sum(task_terms(TASK, weights, outputs, targets, targets, 0.0)).backward()
+    sum(task_terms(job(), weights, outputs, targets, targets)).backward()
     assert weights.logs.grad is not None
     assert weights.logs.grad[1] == 0
     assert weights.logs.grad[0] != 0
@@ -122,9 +128,9 @@ def test_pieces_of_a_batch_add_up_to_it() -> None:
     weights = TaskWeights(["kind", "size"])
     with torch.no_grad():
         weights.logs.copy_(torch.tensor([0.3, -0.2]))
-    whole = sum(task_terms(TASK, weights, outputs, targets, targets, 0.0))
+    whole = sum(task_terms(job(), weights, outputs, targets, targets))
     pieces = [(outputs[:3], targets[:3]), (outputs[3:4], targets[3:4]), (outputs[4:], targets[4:])]
-    summed = sum(sum(task_terms(TASK, weights, o, t, targets, 0.0)) * len(o) / 7 for o, t in pieces)
+    summed = sum(sum(task_terms(job(), weights, o, t, targets)) * len(o) / 7 for o, t in pieces)
     assert summed.item() == pytest.approx(whole.item(), rel=1e-6)
 
 
@@ -226,7 +232,9 @@ def test_each_target_has_its_own_closed_form_head_on_its_own_rows(toys: SimpleNa
 def test_fused_heads_have_the_gradient_of_the_summed_loss() -> None:
     outputs, targets = torch.randn(9, 3, 4, generator=torch.Generator().manual_seed(0)), labels(9)
     smoothing = torch.tensor([0.0, 0.1, 0.0])
-    own, wanted = _of_parts(TASK)(outputs, targets, smoothing), _of_loss(TASK)(outputs, targets, smoothing)
+    offset, gradient = _balanced(TASK, targets, ["none"] * 3)
+    own, wanted = gradient(outputs, targets, smoothing), _of_loss(TASK)(outputs, targets, smoothing, None)
+    assert offset is None
     assert torch.allclose(own[0], wanted[0], atol=1e-6)
     assert torch.allclose(own[1], wanted[1], atol=1e-6)
 

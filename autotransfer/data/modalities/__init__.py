@@ -14,6 +14,7 @@ unreadable rows, tables, folders, datasets and predictions work from this protoc
   (:data:`autotransfer.protocols.MASK`, [B, T], 1 where there is something) says where: core pools features under it.
   ``tools`` loads, once a process and backbone, what ``stack`` needs beside the row (a tokenizer).
   ``adjusted`` fits the fields to the data: a window that is no longer than the longest clip.
+- ``preview``: a decoded row as the report shows it.
 - ``keep``: decoded rows that are kept for all trials of a process or, in the store, of all runs. None: nothing is.
 - predicting: ``one`` tells one item from many; ``many_of`` takes a list, in which each row may be at fault for itself.
 - the kit: ``samples`` and ``odd`` give made-up decoded items.
@@ -62,6 +63,15 @@ class Look:
     """The same for equal rows."""
     measure: Any
     """For :meth:`Tally.add`."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A row as a person may see or hear it, small enough for a report."""
+
+    kind: str
+    """Media type: ``image/...``, ``audio/...``, or ``text/plain`` in UTF-8."""
+    body: bytes
 
 
 class Tally(Protocol):
@@ -122,7 +132,7 @@ class Modality(Protocol):
     """Its files and columns are known by the names of files; what is not (texts) counts only where nothing else is."""
 
     augmentations: tuple[str, ...]
-    """What ``stack`` knows to do to training rows beside ``none``; ``views`` among them where there are fixed ones."""
+    """What may be done to training rows beside ``none``, likeliest to help first: kinds of ``schema.AUGMENTATIONS``."""
     views: tuple[str, ...]
     """Names of the fixed views of a row, the row as it is first; empty: it has no other."""
 
@@ -170,6 +180,10 @@ class Modality(Protocol):
         """Return the measurements of a decoded item: rows that a plugin's dataset loads."""
         ...
 
+    def preview(self, decoded: Any) -> Preview:
+        """Return a decoded item as a small picture, a short sound or the beginning of a text."""
+        ...
+
     def hash(self, item: Any) -> str:
         """Return a hash that equal items share; a DataError where it cannot be read."""
         ...
@@ -192,7 +206,15 @@ class Modality(Protocol):
     def stack(
         self, items: Sequence[Any], spec: Any, tools: Any, augment: str, rng: np.random.Generator | None
     ) -> Inputs:
-        """Return decoded items as one batch of inputs."""
+        """Return decoded items as one batch of inputs: as they are, or ``light`` or ``strong``, by ``rng``."""
+        ...
+
+    @property
+    def altered(self) -> Callable[[Any, Any, Any, str, np.random.Generator], Inputs] | None:
+        """What augments inputs that ``stack`` gave (inputs, spec, tools, kind, random numbers): kept rows serve for it.
+
+        None: ``stack`` augments decoded items, for which kept rows do not serve.
+        """
         ...
 
     def view(self, items: Sequence[Any], spec: Any, tools: Any, numbers: Sequence[int], rows: Sequence[int]) -> Inputs:

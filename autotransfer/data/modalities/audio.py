@@ -12,9 +12,20 @@ import numpy as np
 
 from autotransfer.codec import Scalar
 from autotransfer.data import waves
-from autotransfer.data.audio import SUFFIXES, Clip, Measure, as_clip, content_hash, from_array, is_pair, measured
+from autotransfer.data.audio import (
+    SUFFIXES,
+    Clip,
+    Measure,
+    as_clip,
+    beginning,
+    content_hash,
+    from_array,
+    is_pair,
+    measured,
+    wav_bytes,
+)
 from autotransfer.data.blocks import Blocks
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.errors import DataError
 from autotransfer.schema import DataIssue
 from autotransfer.spec import AudioInput
@@ -35,6 +46,8 @@ MOST = 0.95
 """Share of the clips that fit into the window of a run; the others are heard in pieces."""
 SHORTEST = 0.25
 """Seconds that a window is not cut below."""
+HEARD = 5
+"""Seconds of a clip that a report plays."""
 CHANNELS = 8
 """An array [samples, channels] has at most so many."""
 Array = np.ndarray[Any, Any]
@@ -121,7 +134,7 @@ class AudioModality:
     )
     feature = "Audio"
     by_name = True
-    augmentations: tuple[str, ...] = ()
+    augmentations = ("light", "strong", "mixup")
     views: tuple[str, ...] = ()
 
     def owns(self, x: Any) -> bool:
@@ -198,6 +211,10 @@ class AudioModality:
         clip = as_clip(decoded)
         return measured(clip if clip.samples is not None or clip.source is None else clip.source, clip.name)
 
+    def preview(self, decoded: Any) -> Preview:
+        """Return the first 5 seconds of a clip as a WAV file: mono, 16 kHz, 16 bits."""
+        return Preview("audio/wav", wav_bytes(beginning(as_clip(decoded), HEARD, RATE), RATE))
+
     def hash(self, item: Any) -> str:
         """Return a hash of a file's bytes, or of samples and their rate."""
         return content_hash(item)
@@ -224,7 +241,14 @@ class AudioModality:
         arrays = {n: np.zeros(shape, kind) for n, (shape, kind) in waves.shapes(len(items), spec).items()}
         for slot, item in enumerate(items):
             waves.put(arrays, slot, as_clip(item), spec)
-        return waves.inputs(arrays, spec)
+        inputs = waves.inputs(arrays, spec)
+        return inputs if augment == "none" or rng is None else self.altered(inputs, spec, tools, augment, rng)
+
+    def altered(
+        self, inputs: Any, spec: AudioInput, tools: Any, augment: str, rng: np.random.Generator
+    ) -> dict[str, Tensor] | Tensor:
+        """Return clips of another gain and place in time, and with masks in time and frequency where ``strong``."""
+        return waves.altered(inputs, spec, augment, rng)
 
     def view(
         self, items: Sequence[Any], spec: AudioInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from autotransfer.data.image import (
     white_of,
     window,
 )
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.data.pixels import Pixels
 from autotransfer.errors import DataError
 from autotransfer.spec import ImageInput
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 DRAFT = 64
 """A JPEG is decoded at no less than this many pixels to be looked at: damage shows all the same."""
+THUMBNAIL = 96
+"""Pixels of the longer side of an image in a report."""
 Array = np.ndarray[Any, Any]
 Measure = tuple[tuple[int, int], int]
 """Width and height, and planes (1 or 3)."""
@@ -107,7 +110,8 @@ class ImageModality:
     names = ("image", "image_path", "img", "picture", "pixels", "path", "file", "filename", "file_name")
     feature = "Image"
     by_name = True
-    augmentations = ("light", "views")
+    augmentations = ("light", "cutmix", "mixup", "strong", "views")
+    altered = None
     views = VIEWS
 
     def owns(self, x: Any) -> bool:
@@ -164,6 +168,14 @@ class ImageModality:
         """Return size and planes of an image."""
         image: Image.Image = as_image(decoded)
         return image.size, len(image.getbands())
+
+    def preview(self, decoded: Any) -> Preview:
+        """Return an image as a JPEG of at most 96 x 96 pixels."""
+        small: Image.Image = as_image(decoded).convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        body = io.BytesIO()
+        small.save(body, "JPEG", quality=80)
+        return Preview("image/jpeg", body.getvalue())
 
     def hash(self, item: Any) -> str:
         """Return a hash of a file's bytes, or of pixels."""

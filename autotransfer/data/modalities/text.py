@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotransfer.codec import Scalar
-from autotransfer.data.modalities import TABLES, Look
+from autotransfer.data.masking import hidden
+from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.data.text import SUFFIXES, Measure, as_text, content_hash
-from autotransfer.data.tokens import Tokens, padded, tokenised
+from autotransfer.data.tokens import Tokens, masked, padded, tokenised
 from autotransfer.errors import DataError
 from autotransfer.schema import DataIssue
 from autotransfer.spec import TextInput
@@ -29,6 +30,8 @@ MOST_WORDS = 1_000_000
 """Distinct words that are counted; more are told as so many."""
 LANGUAGES = 5
 """The commonest languages are named."""
+SHOWN = 300
+"""Characters of a text that a report shows."""
 SHORT = 3.0
 """Mean words of a column from which on it holds texts, and not names or categories."""
 WORDS = ("the", "film", "was", "seen", "by", "people", "who", "did", "not", "like", "it", "yet", "went", "again")
@@ -113,7 +116,7 @@ class TextModality:
     )
     feature = ""
     by_name = False
-    augmentations = ()
+    augmentations = ("light", "strong", "mixup")
     views = ()
 
     def owns(self, x: Any) -> bool:
@@ -171,6 +174,11 @@ class TextModality:
         """Return the measurements of a text."""
         return Measure(*as_text(decoded))
 
+    def preview(self, decoded: Any) -> Preview:
+        """Return the first 300 characters of a text."""
+        text = as_text(decoded)[0]
+        return Preview("text/plain", (text[:SHOWN] + ("\u2026" if len(text) > SHOWN else "")).encode())
+
     def hash(self, item: Any) -> str:
         """Return a hash of a text."""
         return content_hash(self.load(item))
@@ -201,12 +209,17 @@ class TextModality:
             DataError: the input names a tokenizer, and it was not loaded.
         """
         texts = [as_text(i)[0] for i in items]
-        if spec.tokenizer is None:
-            return texts
-        if tools is None:
+        if spec.tokenizer is not None and tools is None:
             raise DataError("this backbone takes token ids, and its tokenizer was not loaded")
-        ids, _ = tokenised(tools, texts)
-        return padded(ids, tools.pad)
+        inputs = texts if spec.tokenizer is None else padded(tokenised(tools, texts)[0], tools.pad)
+        return inputs if augment == "none" or rng is None else self.altered(inputs, spec, tools, augment, rng)
+
+    def altered(self, inputs: Any, spec: TextInput, tools: Any, augment: str, rng: np.random.Generator) -> Inputs:
+        """Return texts with some of their words, or token ids with some of their tokens, hidden."""
+        if spec.tokenizer is not None:
+            return masked(inputs, tools, augment, rng)
+        rows = (np.asarray(text.split(), dtype=object) for text in inputs)
+        return [" ".join(hidden(words, (), None, augment, rng)) for words in rows]
 
     def view(
         self, items: Sequence[Any], spec: TextInput, tools: Any, numbers: Sequence[int], rows: Sequence[int]

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from autotransfer.protocols import HeadState
-from autotransfer.search.transferability.calibration import link_of
+from autotransfer.search.transferability.calibration import Link, link_of
 from autotransfer.search.transferability.hscore import hscore
 from autotransfer.search.transferability.knn import hits, knn
 from autotransfer.search.transferability.logme import logme
 from autotransfer.search.transferability.ridge import Ridge, ridge
 from autotransfer.search.transferability.spectrum import Spectrum, decompose
 from autotransfer.tasks import Several
+from autotransfer.tasks.metrics import EVEN
+from autotransfer.train.balance import log_priors
 from autotransfer.train.heads import stacked
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ class Judgement:
     """What the features of one backbone at one depth say about a task; more is better but for losses."""
 
     score: float
-    """The task's objective of the ridge head's calibrated leave-one-out predictions."""
+    """The task's objective of the ridge head's calibrated leave-one-out predictions, less the log priors where the
+    metric counts classes alike."""
     loss_per_row: Tensor
     """Of the same predictions, ``float64`` [N]: negative log-likelihood in nats, or squared error."""
     logme: float | None
@@ -74,8 +77,11 @@ def judge(features: Tensor, targets: Tensor, task: Task, groups: Tensor | None =
 def _judged(spectrum: Spectrum, targets: Tensor, task: Task, groups: Tensor | None) -> Judgement:
     wanted, link = task.survey_target(targets), link_of(task, targets)
     head = ridge(spectrum, wanted, link, groups=groups)
+    logits = head.logits.float()
+    if task.metric in EVEN and link is Link.SOFTMAX:  # else every head on very uneven classes is as bad as none
+        logits -= log_priors(targets, task.outputs)
     return Judgement(
-        score=task.objective(task.scores(head.logits.float(), targets)),
+        score=task.objective(task.scores(logits, targets)),
         loss_per_row=head.loss_per_row,
         logme=logme(spectrum, wanted),
         hscore=hscore(spectrum, wanted, link),

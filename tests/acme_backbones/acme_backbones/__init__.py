@@ -1,4 +1,4 @@
-"""Acme's backbones and strategies for autotransfer. Cheap to import: torch is loaded by network.py and penalty.py."""
+"""Acme's backbones and strategies for autotransfer. Cheap to import: torch is loaded when something is built."""
 
 from pathlib import Path
 

@@ -62,6 +62,19 @@ def test_good_features_beat_noise_in_every_estimate(name: str) -> None:
     assert good.linear > bad.linear
 
 
+def test_where_classes_count_alike_the_score_is_that_of_even_logits() -> None:
+    draws = torch.Generator().manual_seed(0)
+    targets = (torch.arange(600) % 20 == 0).long()
+    features = 1.5 * targets[:, None] + torch.randn(600, 4, generator=draws)
+    even, plain = (make_task("binary", ["a", "b"], m) for m in ("balanced_accuracy", "accuracy"))
+    found, same = judge(features, targets, even), judge(features, targets, plain)
+    adjusted = found.ridge.logits.float() - torch.tensor([0.95, 0.05]).log()
+    assert found.score == even.scores(adjusted, targets)["balanced_accuracy"]
+    assert found.score > even.scores(found.ridge.logits.float(), targets)["balanced_accuracy"] + 0.05
+    assert same.score == plain.scores(same.ridge.logits.float(), targets)["accuracy"]
+    assert torch.equal(found.loss_per_row, same.loss_per_row)
+
+
 def _noise(rows: int, width: int) -> Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(rows + width))
 
