@@ -163,6 +163,39 @@ def test_weights_of_the_losses_are_searched_where_the_backbone_moves(table: Path
     assert not any({"combine", "task_weights"} & t.recipe.values.keys() for t in heads)
 
 
+def test_a_strategy_for_one_target_says_so_and_the_page_has_a_part_for_each(
+    table: Path, toynet: str, tmp_path: Path
+) -> None:
+    model = fitted(table, toynet, tmp_path / "run", strategies=["core/knn", "core/full"], trials=2)
+    told = "core/knn on toynet/small: skipped: it remembers rows with their labels, for one target; here are 2"
+    assert told in model.report()
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert told in text
+    kind, number = text.split("stripe, on the held-out rows")[1].split("bright, on the held-out rows")
+    assert "Confusion matrix" in kind
+    assert "stripe: Highest loss" in kind
+    assert kind.count("<img src") == 24
+    assert "Predicted against actual" in number
+    assert "bright rmse</th>" in text
+    assert "<dt>sharing</dt>" in text
+
+
+@pytest.mark.parametrize("name", ["lpft", "gradual", "surgical", "norms", "l2sp", "bss", "averaged"])
+def test_every_way_to_fine_tune_serves_several_targets(table: Path, toynet: str, name: str) -> None:
+    space = {"epochs": 1, "task_weights": "uncertainty", "combine": "pcgrad"}
+    model = fitted(table, toynet, strategies=[f"core/{name}"], trials=1, space=space)
+    trial = next(t for t in model.run.trials if t.id == model.run.winner)
+    assert set(trial.scores) == {"stripe", "bright"}
+    assert any(n.startswith("weights of the losses, as learned: stripe ") for n in trial.notes)
+
+
+def test_rows_are_mixed_for_several_targets_where_that_is_asked_for(table: Path, toynet: str) -> None:
+    model = fitted(table, toynet, strategies=["core/full"], trials=1, space={"epochs": 2, "augment": "mixup"})
+    assert {t.recipe.values["augment"] for t in model.run.trials} == {"mixup"}
+    assert all(t.objective is not None for t in model.run.trials)
+    assert "augmented rows (mixup)" in model.report()
+
+
 def test_heads_in_closed_form_share_nothing_and_say_so(table: Path, toynet: str) -> None:
     model = fitted(table, toynet, strategies=["core/ridge"], trials=2)
     assert not [t for t in model.run.trials if t.id.startswith("s")]

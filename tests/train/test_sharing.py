@@ -12,13 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from autotransfer.protocols import HeadState, Strategy
+from autotransfer.errors import PluginContractError
+from autotransfer.protocols import HeadState, NeighbourState, Strategy
 from autotransfer.schema import Phase, Training
 from autotransfer.tasks import Several, make_task
 from autotransfer.train import checkpoint, gradients
+from autotransfer.train.balance import Loss, log_priors
 from autotransfer.train.fused import HeadSetting, _balanced, _of_loss, fit_heads
 from autotransfer.train.heads import closed_form
-from autotransfer.train.sharing import RATE, TaskWeights, losses_of, pcgrad, task_terms
+from autotransfer.train.mixing import Mix
+from autotransfer.train.sharing import RATE, TaskWeights, evened_heads, losses_of, pcgrad, task_terms
 
 TASK = Several(
     {"kind": make_task("multiclass", list("abc")), "size": make_task("regression", [-1.0, 1.0, 3.0])},
@@ -247,3 +250,97 @@ def test_fused_heads_learn_both_targets() -> None:
     targets = task.encode(rows)
     (head,) = fit_heads(features, targets, features, targets, [HeadSetting(lr=0.05)], task, epochs=20, batch_size=8)
     assert head.objective > 0.8
+
+
+EVEN = Several(
+    {
+        "kind": make_task("multiclass", list("abc"), "balanced_accuracy"),
+        "size": make_task("regression", [-1.0, 1.0, 3.0]),
+        "plain": make_task("multiclass", list("ab"), "accuracy"),
+    }
+)
+ROWS = [("aaaab"[i % 5] if i % 3 else None, float(i), "aaab"[i % 4]) for i in range(30)]
+
+
+@pytest.mark.parametrize("balance", ["logits", "weights"])
+def test_a_balance_is_for_the_targets_whose_metric_calls_for_it(balance: str) -> None:
+    targets = EVEN.encode(ROWS)
+    outputs = torch.randn(30, EVEN.outputs, generator=torch.Generator().manual_seed(0))
+    own = job(EVEN, targets, balance=balance)
+    found = task_terms(own, None, outputs, targets, targets)
+    there = torch.tensor([i for i in range(30) if i % 3])
+    kinds = targets[there, 0].long()
+    alone = Loss.of(EVEN.parts[0].task, Training(balance=balance), kinds)
+    plain = EVEN.losses(outputs, targets)
+    assert found[0].item() == pytest.approx(alone(outputs[there, :3], kinds).item(), rel=1e-6)
+    assert found[0].item() != pytest.approx(plain[0].item(), rel=1e-3)
+    assert [t.item() for t in found[1:]] == pytest.approx([t.item() for t in plain[1:]], rel=1e-6)
+
+
+def test_heads_in_closed_form_are_evened_target_by_target() -> None:
+    targets = EVEN.encode(ROWS)
+    head = HeadState(weight=torch.ones(EVEN.outputs, 2), bias=torch.zeros(EVEN.outputs))
+    found = evened_heads(head, EVEN, targets, "logits")
+    kinds = targets[~targets[:, 0].isnan(), 0].long()
+    assert torch.equal(found.bias[:3], -log_priors(kinds, 3))
+    assert found.bias[3:].tolist() == [0.0, 0.0, 0.0]
+    assert torch.equal(found.weight, head.weight)
+    assert evened_heads(head, EVEN, targets, "none") is head
+
+
+@pytest.mark.parametrize("balances", [("none", "logits", "weights"), ("weights", "none", "none")])
+def test_fused_heads_balance_as_one_head_does(balances: tuple[str, ...]) -> None:
+    targets = EVEN.encode(ROWS)
+    outputs = torch.randn(30, 3, EVEN.outputs, generator=torch.Generator().manual_seed(0))
+    offset, gradient = _balanced(EVEN, targets, balances)
+    losses, slopes = gradient(outputs if offset is None else outputs + offset, targets, torch.zeros(3))
+    for k, balance in enumerate(balances):
+        leaf = outputs[:, k].clone().requires_grad_()
+        wanted = torch.stack(task_terms(job(EVEN, targets, balance=balance), None, leaf, targets, targets)).sum()
+        (slope,) = torch.autograd.grad(wanted, leaf)
+        assert losses[k].item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert torch.allclose(slopes[:, k], slope, atol=1e-6)
+
+
+def test_labels_of_mixed_rows_count_by_their_shares_where_they_are_there() -> None:
+    targets = TASK.encode([("a", None), (None, 2.0), ("c", 1.0), ("b", -1.0)])
+    outputs = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    mix = Mix(torch.tensor([2, 0, 3, 1]), 0.7)
+    kind, size = TASK.parts
+    found = task_terms(job(), None, outputs, targets, targets, mix)
+    for part, term in zip((kind, size), found, strict=True):
+        total = 0.0
+        for share, labels_ in ((0.7, targets), (0.3, targets[mix.partner])):
+            rows, own = part.labelled(labels_)
+            assert len(rows) == 3
+            total += share * float(part.task.loss(outputs[rows][:, part.outputs], own))
+        assert term.item() == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_rows_train_both_targets(toys: SimpleNamespace, kind: str) -> None:
+    values = {"task_weights": "uncertainty", "combine": "pcgrad"}
+    run = training(toys, [Phase(epochs=2, lr=1e-2, lr_ratio=0.5, freeze=1, augment=kind)], values=values)
+    before = toys.tensors(run.job.network)
+    run.run()
+    moved = toys.changed(before, toys.tensors(run.job.network))
+    assert {"head.linear.weight", "head.linear.bias"} <= moved
+    assert (run.job.network.head.linear.weight.abs().sum(1) > 0).all()  # rows of every class and of the number
+    assert all(np.isfinite(p.objective) for p in run.curve)
+
+
+def test_a_head_of_neighbours_is_refused_by_name() -> None:
+    class Near(Strategy):
+        id = "toy/near"
+
+        def head(self, features: Tensor, targets: Tensor) -> NeighbourState:
+            count, width = len(features), features.shape[1]
+            shares = torch.eye(3)[targets.long()] if not targets.is_floating_point() else targets
+            scale = {"mean": torch.zeros(width), "scale": torch.ones(width)}
+            return NeighbourState(
+                keys=features, values=shares, neighbours=min(2, count), temperature=1.0, link="softmax", **scale
+            )
+
+    rows = SimpleNamespace(targets=labels(12), groups=None)
+    with pytest.raises(PluginContractError, match="toy/near gives NeighbourState for kind; wanted a HeadState"):
+        closed_form(Near(), torch.randn(12, 5), rows, TASK)  # type: ignore[arg-type]
