@@ -22,8 +22,8 @@ class NearestNeighbours(Strategy):
     id = "core/knn"
     summary = "nearest neighbours on frozen features, by cosine"
     source = "Cover and Hart 1967; Wu et al. 2018 (arXiv 1805.01978)"
-    needs = "frozen features; the model carries the training rows' features"
-    when = f"one target, up to {MOST_ROWS:,} training rows"
+    needs = "frozen features, one target; the model carries the training rows' features"
+    when = f"up to {MOST_ROWS:,} training rows"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there is something to transfer, and rows few enough to carry."""
@@ -48,8 +48,8 @@ class Prototypes(Strategy):
     id = "core/prototypes"
     summary = "class means of frozen features, compared by cosine"
     source = "Snell et al. 2017, Prototypical networks (arXiv 1703.05175)"
-    needs = "frozen features, classes"
-    when = f"one target, up to {FEW_ROWS} training rows a class"
+    needs = "frozen features, classes, one target"
+    when = f"up to {FEW_ROWS} training rows a class"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there is something to transfer, and classes of few rows each."""
