@@ -46,11 +46,11 @@ _HOMES = {
 
 def fit(
     data: Any,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     *,
-    task: str | None = None,
+    task: str | Sequence[str] | Mapping[str, str] | None = None,
     modality: str | None = None,
-    metric: str | None = None,
+    metric: str | Sequence[str] | Mapping[str, str] | None = None,
     validation: Any = None,
     test: Any = None,
     groups: Any = None,
@@ -76,10 +76,13 @@ def fit(
     Args:
         data: a folder of class folders, a CSV, TSV, Parquet or JSONL table, a pandas frame, ``(X, y)``, a Hugging
             Face dataset or a torch Dataset.
-        target: name of the target column, where the data have columns.
-        task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target.
+        target: name of the target column, where the data have columns. A list of names: one model answers all of them
+            (multi-task), judged by their mean skill; labels may be missing, a row with one of them is used.
+        task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target. Of several
+            targets one for all, a list in their order, or a mapping by target.
         modality: ``image``, ``audio`` or ``text``; None: what the data are.
-        metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers.
+        metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers. Of
+            several targets as for ``task``.
         validation: source of the validation rows; None: those that come with the data, or drawn from them.
         test: source of the held-out rows; None: those that come with the data, or drawn from them.
         groups: a column, or one value a row; rows of one group stay in one split.
@@ -158,12 +161,12 @@ def load(path: str | Path, plugins: Sequence[Any] = ()) -> TransferModel:
     return load_model(path, plugins)
 
 
-def profile(data: Any, target: str | None = None, **arguments: Any) -> Profile:
+def profile(data: Any, target: str | Sequence[str] | None = None, **arguments: Any) -> Profile:
     """Return what there is to know of labelled data before a network sees them.
 
     Args:
         data: as for :func:`fit`.
-        target: name of the target column, where the data have columns.
+        target: name of the target column, where the data have columns, or a list of several.
         **arguments: of :func:`fit`.
 
     Raises:
@@ -178,12 +181,12 @@ def profile(data: Any, target: str | None = None, **arguments: Any) -> Profile:
     return engine.profile(settings)
 
 
-def plan(data: Any, target: str | None = None, **arguments: Any) -> Plan:
+def plan(data: Any, target: str | Sequence[str] | None = None, **arguments: Any) -> Plan:
     """Return what :func:`fit` would do with these arguments, without downloading or training.
 
     Args:
         data: as for :func:`fit`.
-        target: name of the target column, where the data have columns.
+        target: name of the target column, where the data have columns, or a list of several.
         **arguments: of :func:`fit`.
 
     Raises:

@@ -17,6 +17,7 @@ from autotransfer.codec import digest
 from autotransfer.errors import ConfigError, faults, suggestion
 from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, parse_domain
 from autotransfer.spec import MODALITIES
+from autotransfer.targets import SEVERAL, one_or_several, target_faults, texts_of
 
 EXECUTORS = ("ray", "serial")
 STEP_SECONDS = 300.0
@@ -38,14 +39,16 @@ class Settings:
 
     data: Any = None
     """Labelled rows: a folder, a table, (X, y), or a dataset."""
-    target: str | None = None
-    """Name of the target column, where the data have columns."""
-    task: str | None = None
-    """``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target."""
+    target: str | Sequence[str] | None = None
+    """Name of the target column, where the data have columns; a list of names: one model answers all of them."""
+    task: str | Sequence[str] | Mapping[str, str] | None = None
+    """``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target. Of several targets
+    one for all, a list in their order, or a mapping by target."""
     modality: str | None = None
     """``image``, ``audio`` or ``text``; None: what the data are."""
-    metric: str | None = None
-    """What decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers."""
+    metric: str | Sequence[str] | Mapping[str, str] | None = None
+    """What decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers. Of several targets
+    as for ``task``; their mean skill decides."""
     validation: Any = None
     """Source of the validation rows; None: those that come with the data, or drawn from them."""
     test: Any = None
@@ -149,11 +152,16 @@ class Settings:
         return {**RESOURCES, **(self.resources or {})}
 
     def _types(self) -> list[str]:
-        found = []
-        for name in ("target", "task", "modality", "metric", "executor"):
+        found = target_faults(self.target)
+        for name in ("modality", "executor"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 found.append(f"{name} is {value!r:.60}; wanted a text")
+        several = isinstance(one_or_several(self.target), (list, tuple))
+        for name in ("task", "metric"):
+            value = getattr(self, name)
+            if not all(v is None or isinstance(v, str) for v in texts_of(value)):
+                found.append(f"{name} is {value!r:.60}; wanted a text{', a list or a mapping by target' * several}")
         for name in ("refit", "offline"):
             if not isinstance(getattr(self, name), bool):
                 found.append(f"{name} is {getattr(self, name)!r:.60}; wanted true or false")
@@ -302,20 +310,24 @@ def _budget_faults(budget: str | float | None, trials: int | None) -> list[str]:
 
 
 def _task_faults(task: Any, metric: Any) -> list[str]:
-    if not isinstance(task, str) and not isinstance(metric, str):
+    tasks = [t for t in texts_of(task) if isinstance(t, str)]
+    names = [m for m in texts_of(metric) if isinstance(m, str)]
+    if not tasks and not names:
         return []
     from autotransfer.tasks import LATER as LATER_TASKS
     from autotransfer.tasks import METRICS
 
     found = []
-    if isinstance(task, str) and task not in METRICS:
-        later = " (planned)" if task in LATER_TASKS else ""
-        found.append(f"no task is called {task!r}{later}{suggestion(task, METRICS)}; known: {', '.join(METRICS)}")
-    if isinstance(metric, str):
-        names = METRICS.get(str(task), [m for own in METRICS.values() for m in own])
-        known = list(dict.fromkeys(names))
-        if metric not in known:
-            found.append(f"no metric is called {metric!r}{suggestion(metric, known)}; known: {', '.join(known)}")
+    for one in tasks:
+        if one not in METRICS:
+            later = " (planned)" if one in LATER_TASKS else ""
+            later = " (it is what several targets make: target=[...])" if one == SEVERAL else later
+            found.append(f"no task is called {one!r}{later}{suggestion(one, METRICS)}; known: {', '.join(METRICS)}")
+    for one in names:
+        asked = METRICS.get(str(task), [m for own in METRICS.values() for m in own])
+        known = list(dict.fromkeys(asked))
+        if one not in known:
+            found.append(f"no metric is called {one!r}{suggestion(one, known)}; known: {', '.join(known)}")
     return found
 
 

@@ -23,6 +23,7 @@ from autotransfer.registry import Registry
 from autotransfer.runs import RunFolder, grew
 from autotransfer.schema import Plan, Profile, Refusal, RunRecord
 from autotransfer.search import rescue, serial
+from autotransfer.search.alone import sharing
 from autotransfer.search.candidates import Proposer, Space
 from autotransfer.search.forecast import forecasts, foretold, multiply_rate
 from autotransfer.search.jobs import Context
@@ -290,6 +291,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
         trials=tuple(search.records.values()),
         winner=leader.id,
         status=search.status,
+        sharing=sharing(search),
         seconds=time.time() - began - loading,
         cpu_seconds=_cpu_seconds() - cpu + _worker_seconds(search),
         download_seconds=loading,

@@ -123,7 +123,8 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]
             X: as for ``fit``.
         """
         check_is_fitted(self, "model_")
-        return self.model_.predict_proba(_items(X))
+        found: Array = self.model_.predict_proba(_items(X))
+        return found
 
 
 class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]

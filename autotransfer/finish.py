@@ -15,7 +15,7 @@ from autotransfer.schema import Evaluation, Recipe, TrialRecord
 from autotransfer.search.jobs import Context
 from autotransfer.search.trial import Worker, build_network, fitted_state
 from autotransfer.spec import BackboneSpec
-from autotransfer.tasks.metrics import interval
+from autotransfer.tasks.judged import evaluation
 from autotransfer.train import checkpoint
 from autotransfer.train.evaluate import arithmetic, device_of, predict
 from autotransfer.train.neighbours import with_tensors
@@ -78,18 +78,8 @@ def answered(
 
 
 def scored(held: HeldOut, seed: int) -> Evaluation:
-    """Return the scores of answers on held-out rows, with a 95 % interval of the deciding metric."""
-    task = held.task
-    scores = task.scores(held.outputs, held.targets)
-    low, high = interval(task, held.outputs, held.targets, seed=seed)
-    return Evaluation(
-        metric=task.metric,
-        value=scores.get(task.metric, float("nan")),
-        low=low,
-        high=high,
-        rows=len(held.rows),
-        scores={task.name: scores},
-    )
+    """Return the scores of answers on held-out rows, with 95 % intervals of the deciding metrics."""
+    return evaluation(held.task, held.outputs, held.targets, seed)
 
 
 def evaluated(

@@ -42,7 +42,8 @@ def autotransfer_strategies() -> Iterable[Strategy]:
 def autotransfer_read_dataset(source: Any, options: Mapping[str, Any]) -> Dataset | None:
     """Return the source as a Dataset, or None to leave it to others; the built-in readers come last.
 
-    ``options`` holds ``target``, ``modality``, ``task`` and ``groups`` as the caller gave them.
+    ``options`` holds ``target`` (a list of names where there are several), ``modality``, ``task`` and ``groups`` as the
+    caller gave them.
     """
 
 

@@ -17,6 +17,7 @@ from autotransfer import tasks
 from autotransfer.data.items import Items, as_items
 from autotransfer.data.modalities import open_tools
 from autotransfer.data.readers import read as read_source
+from autotransfer.data.targets import labels_of
 from autotransfer.errors import DataError, ModelError
 from autotransfer.model_assets import ASSETS, assets_of
 from autotransfer.protocols import FittedState, Task
@@ -27,13 +28,14 @@ from autotransfer.report.page import report_beside
 from autotransfer.report.text import render
 from autotransfer.schema import Evaluation, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
-from autotransfer.tasks.metrics import interval
+from autotransfer.targets import one_or_several
+from autotransfer.tasks.answers import first, told_rows
+from autotransfer.tasks.judged import evaluation, scores_of
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of
 from autotransfer.train.network import TransferNetwork, to_device
 from autotransfer.train.ragged import trimmed
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
@@ -111,8 +113,10 @@ class TransferModel:
         return self._network.eval()
 
     @property
-    def classes(self) -> tuple[Any, ...]:
-        """The labels in the order of ``predict_proba``'s columns; empty for numbers."""
+    def classes(self) -> Any:
+        """The labels in the order of ``predict_proba``'s columns; empty for numbers. Of several targets: by target."""
+        if isinstance(self.task, tasks.Several):
+            return {p.target: tuple(getattr(p.task, "labels", ())) for p in self.task.parts}
         return tuple(getattr(self.task, "labels", ()))
 
     @property
@@ -123,6 +127,8 @@ class TransferModel:
     def predict(self, x: Any) -> Any:
         """Return predictions in the user's own values: an array [N] in the order of ``x``, one value for one item.
 
+        Of several targets: a pandas frame with a column for each, for one item a mapping by target.
+
         Args:
             x: one item (a path, a PIL image, an array, a text), a list or an array of such, a folder, or a table.
                 A string is a path where one is meant; to be sure that it is a text, give it in a list.
@@ -132,33 +138,31 @@ class TransferModel:
         """
         answers = self.outputs(x)
         found = self.task.decode(answers.outputs)
-        return found[0] if answers.single else found
+        return first(found) if answers.single else found
 
-    def predict_proba(self, x: Any) -> np.ndarray[Any, Any]:
+    def predict_proba(self, x: Any) -> Any:
         """Return ``float64`` [N, classes] in the order of ``classes``, or [classes] for a single item.
+
+        Of several targets: a mapping by target of those that have classes.
 
         Raises:
             DataError: rows cannot be read, or the task has no probabilities.
         """
         answers = self.outputs(x)
         found = self.task.probabilities(answers.outputs)
-        return found[0] if answers.single else found
+        return first(found) if answers.single else found
 
     def predict_rows(self, x: Any) -> list[dict[str, Any]]:
         """Return one mapping a row, in order: ``row`` and ``prediction``, or ``row`` and ``error``.
 
         Classes come with the ``probability`` of the predicted one, label sets with the ``probabilities`` of all
-        labels. A row that cannot be read has its error, and the others have their answers.
+        labels; of several targets each of these is a mapping by target. A row that cannot be read has its error, and
+        the others have their answers.
         """
         answers = self.outputs(x, on_error="report")
         rows: list[dict[str, Any]] = [{"row": name} for name in answers.names]
-        chances = self.task.probabilities(answers.outputs) if self.task.classes else None
-        for at, (number, value) in enumerate(zip(answers.rows, self.task.decode(answers.outputs), strict=True)):
-            rows[number]["prediction"] = value.tolist() if hasattr(value, "tolist") else value
-            if chances is not None and self.task.name == "multilabel":
-                rows[number]["probabilities"] = dict(zip(self.task.classes, chances[at].tolist(), strict=True))
-            elif chances is not None:
-                rows[number]["probability"] = float(chances[at].max())
+        for number, told in zip(answers.rows, told_rows(self.task, answers.outputs), strict=True):
+            rows[number] |= told
         for number, text in answers.failed.items():
             rows[number]["error"] = text
         return rows
@@ -177,44 +181,35 @@ class TransferModel:
         items = as_items(x, self.modality, self.spec.input, self._registry, tools=self._opened(), columns=columns)
         return self._answers(items, on_error)
 
-    def score(self, held_out: Any, target: str | None = None) -> dict[str, float]:
-        """Return every metric of the task on labelled rows.
+    def score(self, held_out: Any, target: str | Sequence[str] | None = None) -> dict[str, Any]:
+        """Return every metric of the task on labelled rows; of several targets, a mapping of them by target.
 
         Args:
             held_out: any source that ``fit`` takes; where it has test rows of its own, those alone count.
-            target: name of the target column; None: as in training.
+            target: name of the target column, of several targets their names in order; None: as in training.
 
         Raises:
             DataError: rows have no label, cannot be read, or have classes that the model does not know.
         """
         outputs, targets, _ = self._labelled(held_out, target, "raise")
-        return self.task.scores(outputs, targets)
+        scores = scores_of(self.task, outputs, targets)
+        return dict(scores) if isinstance(self.task, tasks.Several) else scores[self.task.name]
 
     def evaluate(
-        self, held_out: Any, target: str | None = None, on_error: str = "raise"
+        self, held_out: Any, target: str | Sequence[str] | None = None, on_error: str = "raise"
     ) -> tuple[Evaluation, dict[str, str]]:
         """Return the scores with a 95 % interval, and why rows were left out, by their names.
 
         Args:
             held_out: as for :meth:`score`.
-            target: name of the target column; None: as in training.
+            target: as for :meth:`score`.
             on_error: ``raise``, or ``report``: rows without label or that cannot be read are left out and named.
 
         Raises:
             DataError: as for :meth:`score`.
         """
         outputs, targets, left_out = self._labelled(held_out, target, on_error)
-        scores, metric = self.task.scores(outputs, targets), self.task.metric
-        low, high = interval(self.task, outputs, targets)
-        made = Evaluation(
-            metric=metric,
-            value=scores.get(metric, float("nan")),
-            low=low,
-            high=high,
-            rows=len(targets),
-            scores={self.task.name: scores},
-        )
-        return made, left_out
+        return evaluation(self.task, outputs, targets), left_out
 
     def leaderboard(self) -> pd.DataFrame:
         """Return one row a trial, best first, then the backbones that were not tried, with the reason."""
@@ -310,14 +305,11 @@ class TransferModel:
                 numbers += rows
         return Answers(items.names, numbers, torch.cat(parts), dict(items.failed), items.single)
 
-    def _labelled(self, held_out: Any, target: str | None, on_error: str) -> tuple[Tensor, Tensor, dict[str, str]]:
+    def _labelled(self, held_out: Any, target: Any, on_error: str) -> tuple[Tensor, Tensor, dict[str, str]]:
         """Return outputs, encoded targets, and why rows were left out, by name."""
-        columns = self.run.profile.columns
-        column = target or (self.run.profile.targets[0] if _has_columns(held_out) else None)
-        data: Any = read_source(held_out, self._registry, target=column, modality=self.modality, columns=columns)
-        if len(data.targets) != 1:
-            raise DataError(f"{data.name} has several targets ({', '.join(data.targets)}); name one with target=")
-        labels = [tasks.plain(v) for v in next(iter(data.targets.values()))]
+        columns, asked = self.run.profile.columns, self._targets(held_out, target)
+        data: Any = read_source(held_out, self._registry, target=asked, modality=self.modality, columns=columns)
+        _, labels = labels_of(data, asked)
         wanted = list(range(len(labels)))
         if data.splits is not None and "test" in data.splits:
             wanted = [i for i in wanted if data.splits[i] == "test"]
@@ -331,6 +323,20 @@ class TransferModel:
         left_out = {answers.names[i]: text for i, text in answers.failed.items()}
         left_out |= {data.row_name(i): "it has no label" for i in empty}
         return answers.outputs, self.task.encode([labels[chosen[i]] for i in answers.rows]), left_out
+
+    def _targets(self, held_out: Any, target: Any) -> Any:
+        """Return the name of the target column, or of several their names; None: the source has but one."""
+        own = self.run.profile.targets
+        several, asked = isinstance(self.task, tasks.Several), target
+        if several:
+            asked = [n.strip() for n in asked.split(",")] if isinstance(asked, str) else list(asked or own)
+        else:
+            asked = one_or_several(asked) or (own[0] if _has_columns(held_out) else None)
+        if isinstance(asked, (list, tuple)) != several or (several and len(asked) != len(own)):
+            raise DataError(
+                f"target is {target!r:.80}; the model answers {', '.join(own)}: name as many, in this order"
+            )
+        return asked
 
 
 class _Part:

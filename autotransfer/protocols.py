@@ -83,7 +83,7 @@ class Rows(Protocol):
     """
 
     targets: Tensor
-    """Encoded by the task: ``int64`` [N], or ``float32`` [N, K]."""
+    """Encoded by the task: ``int64`` [N], or ``float32`` [N, K]; of several targets NaN where a label is missing."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -167,12 +167,54 @@ class Task(Protocol):
         ...
 
 
+class TaskPart(Protocol):
+    """The task of one target of several, and where its share of the outputs lies."""
+
+    @property
+    def target(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        ...
+
+    @property
+    def outputs(self) -> slice:
+        """Its outputs among those of all."""
+        ...
+
+    @property
+    def evened(self) -> bool:
+        """Whether the balance of a recipe is for it."""
+        ...
+
+    def labelled(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the numbers ``int64`` [n] of the rows that have this label, and the label as ``task`` encodes it."""
+        ...
+
+
+@runtime_checkable
+class Tasks(Protocol):
+    """What a task of several targets has too; they are ``float32`` [N, K], NaN where a label is missing."""
+
+    @property
+    def parts(self) -> Sequence[TaskPart]:
+        """The targets, in the order of their outputs."""
+        ...
+
+
 @runtime_checkable
 class FittedModule(Protocol):
     """What the factory of a *fitted* spec returns: an ``nn.Module`` with these two methods beside ``forward``."""
 
     def fit(self, rows: Iterable[Any], targets: Tensor) -> FittedState:
-        """Return the state learned from training rows (an iterable of batches of inputs) and encoded targets."""
+        """Return the state learned from training rows (an iterable of batches of inputs) and encoded targets.
+
+        Of several targets these are ``float32`` [N, outputs]: classes as 0 and 1, a column's mean where a label is
+        missing.
+        """
         ...
 
     def restore(self, state: FittedState) -> None:
@@ -311,7 +353,8 @@ class Strategy:
     def head(self, features: Tensor, targets: Tensor) -> HeadState | NeighbourState | None:
         """Return a head in closed form from ``float32`` [N, width] features and encoded targets, or None.
 
-        A head of neighbours is not trained further: its strategy has no phases.
+        A head of neighbours is not trained further: its strategy has no phases. Of several targets each one's head is
+        asked for, on the rows that have its label; these are to be linear.
 
         Where ``depths`` is true, the features are those of all stages side by side. A method with a third argument,
         ``groups``, is given the number of each row's group as well, ``int64`` [N], or None where rows have none:
@@ -333,7 +376,10 @@ class Strategy:
         return None
 
     def combine(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor] | None:
-        """Return one gradient from those of each loss term (parameters in the same order), or None to add them."""
+        """Return one gradient from those of each loss term (parameters in the same order), or None to add them.
+
+        The terms are the task's loss, of several targets one for each, then the strategy's own where it has one.
+        """
         return None
 
     def finish(self, context: FinishContext) -> None:

@@ -16,6 +16,15 @@ MEASURED = "measured"
 AUGMENT, AUGMENT_FROM = "augment", "augment_from"
 """One of ``schema.AUGMENTATIONS`` (absent: none), and passes over the training rows before it begins (absent: 0)."""
 
+TASK_WEIGHTS, EQUAL, UNCERTAINTY = "task_weights", "equal", "uncertainty"
+"""Of several targets: how their losses are weighed where they train a part of the backbone together."""
+COMBINE, SUM, PCGRAD = "combine", "sum", "pcgrad"
+"""Of several targets: what becomes of their gradients; absent: the sum."""
+TOGETHER: Mapping[str, tuple[str, ...]] = {TASK_WEIGHTS: (EQUAL, UNCERTAINTY), COMBINE: (SUM, PCGRAD)}
+"""Both, with what each may be; they have a meaning only where several targets train a part of a backbone."""
+ONLY = "only_target"
+"""Name of the one target of several that a recipe is trained for; absent: all of them."""
+
 
 def input_size(recipe: Recipe) -> int | None:
     """Return the input size that a recipe names; None: its backbone's card decides."""

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from autotransfer.codec import Scalar, digest
 from autotransfer.errors import ConfigError, PluginContractError
+from autotransfer.targets import Sharing, TargetProfile
 
 AUGMENTATIONS: Mapping[str, str] = {
     "none": "rows as they are",
@@ -298,6 +299,8 @@ class Profile:
     validation: int
     test: int
     targets: tuple[str, ...] = ("target",)
+    each: tuple[TargetProfile, ...] = ()
+    """Where there are several targets, each by itself; ``classes`` and ``counts`` are empty there."""
     columns: tuple[str, ...] = ()
     """That the rows were taken from; empty: the source has none."""
     classes: tuple[str, ...] = ()
@@ -357,6 +360,8 @@ class Evaluation:
     high: float
     rows: int
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    each: Mapping[str, Evaluation] = field(default_factory=dict)
+    """Of several targets, each on the rows that have its label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,6 +381,8 @@ class RunRecord:
     """The winner on the held-out rows, which were used this once."""
     baseline: Evaluation | None = None
     """The best no-transfer model on the same rows."""
+    sharing: tuple[Sharing, ...] = ()
+    """Of several targets: what the validation rows say of one model for all against one for each."""
     seconds: float = 0.0
     """Wall clock from call to return, downloads left out."""
     cpu_seconds: float = 0.0

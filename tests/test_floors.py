@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("errors", "budget", "codec", "space", "spec", "schema", "recipes"),
+    ("errors", "budget", "codec", "space", "spec", "targets", "schema", "recipes"),
     ("protocols", "hookspecs", "contract", "home", "mend", "discovery", "registry", "plugin"),
     ("weights", "store", "store_files", "tasks", "data", "train"),
     ("search",),

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from autotransfer.config import Settings
 
 _TEXTS = {
-    "target": "Name of the target column, where the data have columns.",
-    "task": "binary, multiclass, multilabel or regression; guessed from the target.",
+    "task": "binary, multiclass, multilabel or regression; guessed. Of several targets also 'a,b' or '{target: task}'.",
     "modality": "image, audio or text; as the data say.",
-    "metric": "What decides; accuracy (balanced beyond 3 : 1), macro F1 or RMSE.",
+    "metric": "What decides; accuracy (balanced beyond 3 : 1), macro F1 or RMSE. Of several targets as --task.",
     "validation": "Source of the validation rows; drawn from the data.",
     "test": "Source of the held-out rows; drawn from the data.",
     "groups": "A column; rows of one group stay in one split.",
@@ -32,6 +31,7 @@ _LISTS = {
     "backbones": "Ids or patterns such as 'packs/*', with commas or several times.",
     "strategies": "Ids or patterns, with commas or several times.",
 }
+_TARGETS = {"target": "Name of the target column; of several, with commas or several times."}
 _NUMBERS = {
     "trials": "Number of trials, for a run that can be repeated exactly.",
     "max_workers": "Trials that may run at the same time.",
@@ -51,6 +51,7 @@ _MAPPINGS = {
 def fit_flags() -> list[inspect.Parameter]:
     """Return a flag for every argument of ``fit`` but the data."""
     kinds: list[tuple[Mapping[str, str], Any]] = [
+        (_TARGETS, list[str] | None),
         (_TEXTS, str | None),
         (_LISTS, list[str] | None),
         (_NUMBERS, int | None),
@@ -76,6 +77,11 @@ def settings_of(data: str | None, config: Path | None, flags: Mapping[str, Any])
     for name in _LISTS:
         if name in given:
             given[name] = [part.strip() for text in given[name] for part in text.split(",") if part.strip()]
+    for name in ("task", "metric"):
+        if name in given:
+            given[name] = _of_targets(name, given[name])
+    if len(given.get("target", ())) == 1:  # where it is no column, its reader looks for commas
+        given["target"] = given["target"][0]
     if config is not None:
         return Settings.from_yaml(config, given)
     return Settings.of(given, where="the command line")
@@ -86,6 +92,13 @@ def _parameter(name: str, kind: Any, text: str) -> inspect.Parameter:
     declared = f"{option}/--no-{name}" if kind == bool | None else option
     annotation = Annotated[kind, typer.Option(declared, help=text)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _of_targets(name: str, text: str) -> Any:
+    """Return one name, several with commas, or a mapping by target."""
+    if text.lstrip().startswith("{"):
+        return _mapping(name, text)
+    return [part.strip() for part in text.split(",")] if "," in text else text
 
 
 def _mapping(name: str, text: str) -> Any:

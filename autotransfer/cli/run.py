@@ -79,6 +79,7 @@ def profile(data: Data = None, config: Config = None, **flags: Any) -> Said:
 
     found = engine.profile(settings)
     counts = [{"class": n, "rows": c} for n, c in found.counts.items()]
+    counts += [{"target": t.name, "class": n, "rows": c} for t in found.each for n, c in t.counts.items()]
     facts = [{"fact": n, "value": v} for n, v in found.facts.items()]
     parts = [data_line(found), *(i.text for i in found.issues), "", *columns(counts), "", *columns(facts)]
     return Said(to_json(found), "\n".join(parts))
@@ -135,6 +136,7 @@ def told(model: TransferModel, out: Path) -> Said:
         "test_rows": run.test.rows if run.test is not None else 0,
         "baseline": run.baseline.value if run.baseline is not None else None,
         "scores": to_json(run.test.scores) if run.test is not None else {},
+        **({"sharing": to_json(run.sharing)} if run.sharing else {}),
         "trials": len(run.trials),
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,

@@ -33,13 +33,19 @@ def predict(
     data: Annotated[list[str], typer.Argument(help="Files, texts, folders of files, or a table.")],
     plugins: Plugins = None,
 ) -> Said:
-    """Answer for each row, in order; a row that cannot be read has its reason, the others their answers."""
+    """Answer for each row, in order; a row that cannot be read has its reason, the others their answers.
+
+    A model of several targets answers with a column for each.
+    """
     from autotransfer.model import load
 
     loaded = load(model, plugins or ())
     rows = [row for source in data for row in _answers(loaded, source, alone=len(data) == 1)]
     failed = [r for r in rows if "error" in r]
-    lines = ["\t".join(_cells(r)) for r in rows]
+    targets = list(loaded.run.profile.targets)
+    several = len(targets) > 1
+    lines = ["\t".join(["row", *targets])] if several else []
+    lines += ["\t".join(_cells_of(r, targets) if several else _cells(r)) for r in rows]
     body = {"model": loaded.path, "classes": loaded.classes, "predictions": rows, "failed": len(failed)}
     return Said(body, "\n".join(lines), WRONG if failed and len(failed) == len(rows) else 0)
 
@@ -47,17 +53,20 @@ def predict(
 def evaluate(
     model: Model,
     data: Annotated[str, typer.Argument(help="Labelled data that took no part in training.")],
-    target: Annotated[str | None, typer.Option(help="Name of the target column; as in training.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Name of the target column, of several with commas; as in training.")
+    ] = None,
     plugins: Plugins = None,
 ) -> Said:
     """Score a model on labelled data; of data with a test part, that part alone."""
     from autotransfer.model import load
+    from autotransfer.report.several import evaluation_lines
     from autotransfer.report.text import evaluation
     from autotransfer.report.words import columns
 
     loaded = load(model, plugins or ())
     found, left_out = loaded.evaluate(data, target, on_error="report")
-    scores = dict(found.scores[loaded.task.name])
+    scores: dict[str, Any] = dict(found.scores if found.each else found.scores[loaded.task.name])
     body = {
         "model": loaded.path,
         "metric": found.metric,
@@ -67,8 +76,13 @@ def evaluate(
         "scores": scores,
         "left_out": left_out,
     }
-    table = columns([{"metric": n, "value": v} for n, v in scores.items()])
-    lines = [evaluation(found), "", *table, *(f"left out: {n}: {why}" for n, why in left_out.items())]
+    if found.each:
+        body["intervals"] = {n: [own.low, own.high] for n, own in found.each.items()}
+        values = [{"target": n, "metric": m, "value": v} for n, own in scores.items() for m, v in own.items()]
+    else:
+        values = [{"metric": n, "value": v} for n, v in scores.items()]
+    left = [f"left out: {n}: {why}" for n, why in left_out.items()]
+    lines = [evaluation(found), *evaluation_lines(found, None), "", *columns(values), *left]
     return Said(body, "\n".join(lines))
 
 
@@ -142,6 +156,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["row"], ", ".join(map(str, value)) if isinstance(value, list) else str(value), *chance]
 
 
+def _cells_of(row: dict[str, Any], targets: list[str]) -> list[str]:
+    """Return a row's name and its answer for each of several targets."""
+    if "error" in row:
+        return [row["row"], *["-"] * len(targets), f"error: {row['error']}"]
+    return [row["row"], *(_cells({"row": "", "prediction": row["prediction"][n]})[1] for n in targets)]
+
+
 def _record(folder: Path) -> RunRecord | None:
     """Return a finished run's record, None for a run that is not over.
 
@@ -168,8 +189,9 @@ def _unfinished(folder: Path) -> list[dict[str, Any]]:
     if not all((folder / n).is_file() for n in ("profile.json", "plan.json", "trials.jsonl")):
         return []
     trials, survey = latest_records(folder / "trials.jsonl")
-    metric = from_json(Profile, _json(folder / "profile.json")).metric
-    return rows(trials, survey, from_json(Plan, _json(folder / "plan.json")).refusals, metric)
+    profile = from_json(Profile, _json(folder / "profile.json"))
+    refusals = from_json(Plan, _json(folder / "plan.json")).refusals
+    return rows(trials, survey, refusals, profile.metric, each=profile.each)
 
 
 def _json(file: Path) -> Any:

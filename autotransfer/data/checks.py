@@ -90,11 +90,17 @@ def _look(dataset: Dataset, kind: Modality, index: int) -> Look | str:
 
 
 def duplicates(
-    dataset: Dataset, checked: Checked, labels: Sequence[Any], splits: Sequence[str | None] | None
+    dataset: Dataset,
+    checked: Checked,
+    labels: Sequence[Any],
+    splits: Sequence[str | None] | None,
+    *,
+    several: bool = False,
 ) -> tuple[list[int], list[DataIssue]]:
     """Return the rows to leave out of training, and what to say of equal rows.
 
-    A training row that equals a validation or test row is left out: a score on rows seen in training is none.
+    A training row that equals a validation or test row is left out: a score on rows seen in training is none. Where
+    rows have several labels each, copies differ only in labels that they both have.
     """
     groups: dict[str, list[int]] = {}
     for i, digest in checked.hashes.items():
@@ -106,7 +112,7 @@ def duplicates(
         extra = len(rows) - len(same)
         text = f"{extra} rows are exact copies of others; copies stay on one side of every split"
         issues.append(_issue("duplicates", extra, text, dataset, rows))
-    conflicting = [i for g in same if len({repr(labels[j]) for j in g}) > 1 for i in g]
+    conflicting = [i for g in same if _differ([labels[j] for j in g], several) for i in g]
     if conflicting:
         text = f"{len(conflicting)} copies have different labels; they were kept: mend the labels"
         issues.append(_issue("conflicting_labels", len(conflicting), text, dataset, conflicting))
@@ -116,6 +122,13 @@ def duplicates(
         text = f"{len(drop)} rows of train or validation also stand in validation or test and were left out"
         issues.append(_issue("duplicates_across_splits", len(drop), text, dataset, drop))
     return drop, issues
+
+
+def _differ(labels: Sequence[Any], several: bool) -> bool:
+    if not several:
+        return len({repr(label) for label in labels}) > 1
+    columns = zip(*labels, strict=True)
+    return any(len({repr(label) for label in column if label is not None}) > 1 for column in columns)
 
 
 def split_groups(dataset: Dataset, usable: Sequence[int]) -> tuple[list[int], list[DataIssue]]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotransfer.data.checks import Checked, check, duplicates, split_groups
-from autotransfer.data.dataset import ItemDataset, clean_labels, joined
+from autotransfer.data.dataset import ItemDataset, joined
 from autotransfer.data.modalities import Kept, modality
 from autotransfer.data.readers import read
 from autotransfer.data.rows import PreparedRows
 from autotransfer.data.split import Split, split_rows, united
 from autotransfer.data.suspects import suspects
+from autotransfer.data.targets import labels_of, wanted
 from autotransfer.errors import DataError, faults
 from autotransfer.schema import DataIssue, Profile
-from autotransfer.tasks import guess_task, label_sets, make_task
+from autotransfer.targets import one_or_several
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from autotransfer.registry import Registry
     from autotransfer.spec import Input
     from autotransfer.store import Store
-
-IMBALANCED = 3.0
-"""Beyond this ratio of class sizes plain accuracy is no fair judge."""
-_QUANTILES = 10
 
 
 @dataclass
@@ -88,10 +85,10 @@ class Prepared:
 def prepare(
     source: Any,
     *,
-    target: str | None = None,
-    task: str | None = None,
+    target: str | Sequence[str] | None = None,
+    task: str | Sequence[str] | Mapping[str, str] | None = None,
     modality: str | None = None,
-    metric: str | None = None,
+    metric: str | Sequence[str] | Mapping[str, str] | None = None,
     validation: Any = None,
     test: Any = None,
     groups: Any = None,
@@ -102,10 +99,12 @@ def prepare(
 
     Args:
         source: anything that a reader takes.
-        target: name of the target column, where the source has columns.
-        task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the values.
+        target: name of the target column, or of several, where the source has columns.
+        task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the values. Of several
+            targets one for all, a list in their order, or a mapping by target.
         modality: ``image``, ``audio`` or ``text``; None: what the reader says.
-        metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers.
+        metric: what decides; None: accuracy (balanced beyond 3 : 1), macro F1 of label sets, RMSE of numbers. Several
+            targets: as for ``task``.
         validation: source of the validation rows; None: those of ``source``, or drawn from it.
         test: the same for the held-out rows.
         groups: a column name or one value a row; rows of one group stay in one split.
@@ -116,21 +115,19 @@ def prepare(
         DataError: the data cannot be used, with the reason.
         ConfigError: task or metric is unknown.
     """
+    target = one_or_several(target)
     options = {"target": target, "modality": modality, "task": task, "groups": groups}
     dataset = _read_all(source, {"validation": validation, "test": test}, registry, options)
-    if len(dataset.targets) != 1:
-        raise DataError(f"{dataset.name} has several targets ({', '.join(dataset.targets)}); name one with target=")
-    (name, values), *_ = dataset.targets.items()
-    labels = clean_labels(values)
-    _early(dataset, labels, task, metric)
+    names, labels = labels_of(dataset, target)
+    _early(dataset, names, labels, task, metric)
     checked = check(dataset, labels)
-    drop, told = duplicates(dataset, checked, labels, dataset.splits)
+    drop, told = duplicates(dataset, checked, labels, dataset.splits, several=len(names) > 1)
     torn, more = split_groups(dataset, checked.usable)
     gone = {*drop, *torn}
     usable = [i for i in checked.usable if i not in gone]
     checked.issues += [*told, *more]
     try:
-        return _assembled(dataset, name, labels, checked, usable, task, metric, seed, registry)
+        return _assembled(dataset, names, labels, checked, usable, task, metric, seed, registry)
     except DataError as error:
         found = [str(error), *(i.text for i in checked.issues)]
         raise DataError(faults(f"{dataset.name} cannot be used", found)) from error
@@ -149,12 +146,12 @@ def _read_all(source: Any, extra: dict[str, Any], registry: Registry | None, opt
     return _with_held_out(dataset, held) if held else dataset
 
 
-def _early(dataset: Any, labels: Sequence[Any], task: str | None, metric: str | None) -> None:
+def _early(dataset: Any, names: Sequence[str], labels: Sequence[Any], task: Any, metric: Any) -> None:
     """Tell of wrong names and labels before every row is decoded."""
     there = [v for v in labels if v is not None]
     try:
         if there:
-            make_task(task or guess_task(there), there, metric)
+            wanted(names, there, task, metric)
     except DataError as error:
         found = [str(error), *(i.text for i in _notes(dataset))]
         raise DataError(faults(f"{dataset.name} cannot be used", found)) from error
@@ -168,7 +165,8 @@ def _with_held_out(dataset: Any, held: dict[str, Any]) -> Any:
     if own is not None and any(s in held for s in own):
         raise DataError(f"{dataset.name} has its own {' and '.join(held)} rows; give them once")
     names = {n for p in parts for n in p.targets}
-    if len(names) > 1:  # readers name targets by their own source where there is no column
+    single = all(len(p.targets) == 1 for p in parts)
+    if len(names) > 1 and single:  # readers name targets by their own source where there is no column
         first = next(iter(dataset.targets))
         for p in parts:
             p.targets = {first: next(iter(p.targets.values()))}
@@ -177,43 +175,43 @@ def _with_held_out(dataset: Any, held: dict[str, Any]) -> Any:
 
 def _assembled(
     dataset: Any,
-    name: str,
+    names: Sequence[str],
     labels: list[Any],
     checked: Checked,
     usable: list[int],
-    task: str | None,
-    metric: str | None,
+    task: Any,
+    metric: Any,
     seed: int,
     registry: Registry | None,
 ) -> Prepared:
     import torch
 
-    values = [labels[i] for i in usable]
-    kind = task or guess_task(values)
-    made = make_task(kind, values)
-    encoded = made.encode(values)
-    sets = label_sets(values) if kind == "multilabel" else [(v,) for v in values]
-    split = _split(dataset, usable, _strata(kind, values), sets if made.classes else None, checked, seed)
-    counts = Counter(str(label) for s in sets for label in s) if made.classes else Counter()
-    imbalance = max(counts.values()) / max(1, min(counts.values())) if counts else 1.0
-    default = "balanced_accuracy" if imbalance > IMBALANCED and kind in ("binary", "multiclass") else made.metric
-    made = make_task(kind, values, metric or default)
-    targets = torch.zeros((len(dataset), *encoded.shape[1:]), dtype=encoded.dtype)
-    targets[torch.tensor(usable)] = encoded
+    asked = wanted(names, [labels[i] for i in usable], task, metric)
+    split = _split(dataset, usable, asked.strata, asked.sets, checked, seed)
+    targets = torch.zeros((len(dataset), *asked.encoded.shape[1:]), dtype=asked.encoded.dtype)
+    targets[torch.tensor(usable)] = asked.encoded
+    made, each, told = asked.judged(targets, split)
     profile = Profile(
         name=dataset.name,
         modality=dataset.modality,
-        task=kind,
+        task=made.name,
         metric=made.metric,
         rows=len(usable),
         train=len(split.train),
         validation=len(split.validation),
         test=len(split.test),
-        targets=(name,),
+        targets=tuple(names),
+        each=each,
         classes=made.classes,
-        counts=dict(sorted(counts.items())),
-        imbalance=imbalance,
-        issues=(*checked.issues, *split.issues, *_suspects(dataset, labels, checked, split, seed), *_notes(dataset)),
+        counts=asked.counts,
+        imbalance=asked.imbalance,
+        issues=(
+            *checked.issues,
+            *told,
+            *split.issues,
+            *_suspects(dataset, len(names), labels, checked, split, seed),
+            *_notes(dataset),
+        ),
         facts={**checked.facts, **(registry.profile_facts(dataset) if registry is not None else {})},
         columns=tuple(getattr(dataset, "columns", ())),
         fingerprint=_fingerprint(checked, labels, split, getattr(dataset, "groups", None)),
@@ -245,29 +243,19 @@ def _split(dataset: Any, usable: list[int], strata: list[Hashable], sets: Any, c
     return split_rows(usable, strata, units, given, seed, sets)
 
 
-def _strata(kind: str, values: Sequence[Any]) -> list[Hashable]:
-    if kind == "regression":
-        numbers = np.asarray(values, dtype=np.float64)
-        bins = max(1, min(_QUANTILES, len(numbers) // 5))  # each needs rows for train, validation and test
-        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, bins + 1)[1:-1]))
-        return [int(b) for b in np.searchsorted(edges, numbers, side="right")]
-    if kind == "multilabel":
-        return [str(s) for s in _rarest(label_sets(values))]
-    return [str(v) for v in values]
-
-
-def _rarest(sets: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Return each row's least frequent label, so that rare labels are spread over the splits."""
-    counts = Counter(v for s in sets for v in set(s))
-    return [min(s, key=lambda v: (counts[v], str(v))) if s else "" for s in sets]
-
-
-def _suspects(dataset: Any, labels: list[Any], checked: Checked, split: Split, seed: int) -> list[DataIssue]:
+def _suspects(
+    dataset: Any, targets: int, labels: list[Any], checked: Checked, split: Split, seed: int
+) -> list[DataIssue]:
     """Return what to say of columns that look like groups, where no groups were given."""
     others = getattr(dataset, "others", {}) if getattr(dataset, "groups", None) is None else {}
     usable = set(checked.usable)
     there = [label if i in usable else None for i, label in enumerate(labels)]
-    return suspects(others, there, checked.measures, split.train, split.test, seed) if others else []
+    found: dict[str, DataIssue] = {}
+    for place in range(targets) if others else ():
+        own = [v[place] if v is not None and targets > 1 else v for v in there]
+        told = suspects(others, own, checked.measures, split.train, split.test, seed)
+        found = {**{i.rows[0]: i for i in told}, **found}
+    return list(found.values())
 
 
 def _notes(dataset: Any) -> tuple[DataIssue, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from autotransfer.report.several import evaluation_lines, sharing_lines
 from autotransfer.report.text import conclusion, evaluation, share, winner_of
 from autotransfer.report.words import clock, data_line, frozen
 from autotransfer.schema import BALANCES, Recipe, RunRecord
 from autotransfer.spec import BackboneSpec
+from autotransfer.tasks.metrics import counts_alike
 
 
 def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
@@ -55,19 +59,29 @@ def model_card(run: RunRecord, spec: BackboneSpec, recipe: Recipe) -> str:
 def _evened(run: RunRecord, recipe: Recipe) -> list[str]:
     """Return what to know of the probabilities of a model in which classes count alike."""
     lines, won = [], winner_of(run)
+    even = ", ".join(t.name for t in run.profile.each if counts_alike(t.task, t.metric))
     if how := BALANCES[recipe.training.balance]:
-        lines.append(f"- classes: {how}, so that its probabilities are those of equally frequent classes")
+        of = f" of {even}" if even else ""
+        lines.append(f"- classes{of}: {how}, so that its probabilities are those of equally frequent classes")
     if won is not None and any(won.shift):
-        lines.append("- thresholds: its logits are shifted as the validation rows say, and its probabilities with them")
+        of = " of some targets" if run.profile.each else ""
+        told = "are shifted as the validation rows say, and its probabilities with them"
+        lines.append(f"- thresholds: its logits{of} {told}")
     return lines
 
 
 def _answers(run: RunRecord) -> str:
-    classes = run.profile.classes
+    profile = run.profile
+    if profile.each:
+        return "; ".join(f"{t.name}: {_answer(t.task, t.classes)}" for t in profile.each)
+    return _answer(profile.task, profile.classes)
+
+
+def _answer(task: str, classes: Sequence[str]) -> str:
     if not classes:
         return "a number"
     shown = ", ".join(classes[:20]) + (f" ... ({len(classes)} in all)" if len(classes) > 20 else "")
-    return f"{'any of the labels' if run.profile.task == 'multilabel' else 'one of the classes'} {shown}"
+    return f"{'any of the labels' if task == 'multilabel' else 'one of the classes'} {shown}"
 
 
 def _scores(run: RunRecord) -> list[str]:
@@ -76,10 +90,12 @@ def _scores(run: RunRecord) -> list[str]:
         lines.append("There were no held-out rows, so it was not measured.")
     else:
         lines.append(f"- held-out rows: {evaluation(run.test)}")
+        lines += [f"  - {own}" for own in evaluation_lines(run.test, run.baseline, ", baseline ")]
     if run.baseline is not None:
         lines.append(f"- best no-transfer baseline on the same rows: {evaluation(run.baseline)}")
     if run.test is not None and run.baseline is not None:
         lines.append(f"- {conclusion(run)}")
+    lines += [f"- {own}" for own in sharing_lines(run)]
     part = share(run)
     cost = f"- cost: {clock(run.cpu_seconds)} of CPU time"
     return [*lines, cost + (f", {part:.2g} of one full fine-tune (predicted)" if part is not None else "")]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autotransfer.tasks import Several
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,6 +34,17 @@ class HeldOut:
     """Of the network, ``float32`` [N, outputs]."""
     targets: Tensor
     """Encoded by the task, [N] or [N, K]."""
+
+    def each(self) -> list[tuple[str, HeldOut]]:
+        """Return each of several targets and the rows that have its label; else these rows, their target unnamed."""
+        if not isinstance(self.task, Several):
+            return [("", self)]
+        found = []
+        for part in self.task.parts:
+            rows, own = part.labelled(self.targets)
+            outputs = self.outputs[rows][:, part.outputs]
+            found.append((part.target, HeldOut(part.task, self.dataset, self.rows[rows.numpy()], outputs, own)))
+        return found
 
     def losses(self) -> Array:
         """Return the task's loss on each row alone, ``float64`` [N]."""

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotransfer.recipes import spec_id
+from autotransfer.recipes import ONLY, spec_id
+from autotransfer.report.several import scores_of_each
 from autotransfer.report.words import metric_of, treatment
 from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
+from autotransfer.targets import TargetProfile
 
 COLUMNS = (
     "trial",
@@ -29,9 +31,9 @@ def rows_of(run: RunRecord) -> list[dict[str, Any]]:
     """Return one mapping a row, best first; failed and skipped ones come last, with the reason.
 
     ``score`` is the deciding metric on the validation rows, ``survey`` that of a closed-form head on frozen
-    features of the training rows (leave-one-out).
+    features of the training rows (leave-one-out). Of several targets each has a column beside them.
     """
-    return rows(run.trials, run.survey, run.plan.refusals, run.profile.metric, run.winner)
+    return rows(run.trials, run.survey, run.plan.refusals, run.profile.metric, run.winner, run.profile.each)
 
 
 def rows(
@@ -40,25 +42,34 @@ def rows(
     refusals: Iterable[Refusal],
     metric: str,
     winner: str = "",
+    each: Sequence[TargetProfile] = (),
 ) -> list[dict[str, Any]]:
     """Return the same from its parts, for a run that is not over."""
     surveyed = {r.backbone: metric_of(r.score, metric) for r in survey}
     latest = {t.id: t for t in trials}
-    ranked = sorted(latest.values(), key=lambda t: (t.status == "failed", t.objective is None, -(t.objective or 0.0)))
-    found = [{**_trial(t, metric), "survey": surveyed.get(spec_id(t.recipe)), "winner": t.id == winner} for t in ranked]
+    ranked = sorted(latest.values(), key=_rank)
+    found = [
+        {
+            **_trial(t, metric),
+            **scores_of_each(t, each),
+            "survey": surveyed.get(spec_id(t.recipe)),
+            "winner": t.id == winner,
+        }
+        for t in ranked
+    ]
+    unknown = dict.fromkeys((f"{t.name} {t.metric}" for t in each), None)
     tried = {spec_id(t.recipe) for t in latest.values()}
     for record in survey:
         if record.backbone not in tried:
             status = "surveyed" if record.status in ("done", "partial") else record.status
             reason = record.reason or ("no trial was spent on it" if status == "surveyed" else "")
-            found.append(
-                _empty(record.backbone, status, reason) | {"survey": surveyed[record.backbone], "winner": False}
-            )
+            own = _empty(record.backbone, status, reason) | unknown
+            found.append(own | {"survey": surveyed[record.backbone], "winner": False})
     named = tried | set(surveyed)
     for refusal in refusals:
         if refusal.name not in named:
             strategy, _, backbone = refusal.name.rpartition(" on ")
-            row = _empty(backbone, "skipped", refusal.reason) | {"strategy": strategy or None}
+            row = _empty(backbone, "skipped", refusal.reason) | {"strategy": strategy or None} | unknown
             found.append(row | {"survey": None, "winner": False})
     return found
 
@@ -82,7 +93,7 @@ def latest_records(ledger: Path) -> tuple[list[TrialRecord], list[SurveyRecord]]
 
 
 def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
-    recipe = record.recipe
+    recipe, only = record.recipe, record.recipe.values.get(ONLY)
     return {
         "trial": record.id,
         "backbone": spec_id(recipe),
@@ -94,8 +105,14 @@ def _trial(record: TrialRecord, metric: str) -> dict[str, Any]:
         "epochs": record.epochs,
         "seconds": record.seconds,
         "status": record.status,
-        "reason": record.reason or treatment(recipe, record.shift),
+        "reason": record.reason or (f"for {only!r} alone, to compare" if only else treatment(recipe, record.shift)),
     }
+
+
+def _rank(record: TrialRecord) -> tuple[bool, bool, bool, float]:
+    """Return what trials are sorted by: one for a single target of several comes after those for all."""
+    apart = ONLY in record.recipe.values
+    return record.status == "failed", record.objective is None, apart, -(record.objective or 0.0)
 
 
 def _empty(backbone: str, status: str, reason: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from autotransfer.report import charts
 from autotransfer.report.examples import Example, uncertain, worst
 from autotransfer.report.judged import HeldOut, calibration, confusion, label_scores, thinned
 from autotransfer.report.leaderboard import COLUMNS, rows_of
+from autotransfer.report.several import target_columns
 from autotransfer.report.text import account, conclusion, not_used, notes, share, winner_of
 from autotransfer.report.words import clock, frozen, metric_of, score
-from autotransfer.schema import RunRecord, TrialRecord
+from autotransfer.schema import Evaluation, RunRecord, TrialRecord
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -26,6 +27,8 @@ MOST_TRIALS = 100
 """Rows of the leaderboard that are shown."""
 FEW_CLASSES, MOST_CLASSES = 12, 200
 """Classes whose rows are shown at once, and at a click."""
+NUMBERS = ("lr", "lr_ratio", "score", "survey", "epochs", "seconds", "freeze")
+"""Columns of the leaderboard that are set to the right."""
 MOST_POINTS = 1000
 """Rows in a scatter of numbers."""
 MOST_LABELS = 50
@@ -40,7 +43,7 @@ def page(run: RunRecord, held: HeldOut | None) -> str:
         held: its held-out rows; None, or without rows: there are none.
     """
     some = held if held is not None and len(held.rows) else None
-    board = rows_of(run)
+    board, targets = rows_of(run), target_columns(run.profile.each)
     text = _template().render(
         run=run,
         account=account(run),
@@ -49,14 +52,13 @@ def page(run: RunRecord, held: HeldOut | None) -> str:
         most=MOST_CLASSES,
         tiles=list(_tiles(run)),
         verdict=conclusion(run) if run.test is not None and run.baseline is not None else "",
-        columns=(*COLUMNS[:-1], "survey", COLUMNS[-1]),
+        columns=(*COLUMNS[:-1], *targets, "survey", COLUMNS[-1]),
+        numbers=(*NUMBERS, *targets),
         board=board[:MOST_TRIALS],
         more=len(board) - len(board[:MOST_TRIALS]),
-        cell=_cell,
+        cell=lambda name, value: _cell("score" if name in targets else name, value),
         curves=_curves(run),
-        scores=_scores(run),
-        figures=_figures(some) if some is not None else {},
-        examples=_examples(some) if some is not None else [],
+        parts=[_part(run, target, own) for target, own in some.each()] if some is not None else [],
         left=not_used(run),
         notes=list(notes(run)),
         score=score,
@@ -112,11 +114,27 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _scores(run: RunRecord) -> list[tuple[str, str, str]]:
-    """Return every metric on the held-out rows: of the winner, and of the baseline."""
-    own = {n: v for m in (run.test.scores if run.test is not None else {}).values() for n, v in m.items()}
-    plain = {n: v for m in (run.baseline.scores if run.baseline is not None else {}).values() for n, v in m.items()}
+def _part(run: RunRecord, target: str, held: HeldOut) -> dict[str, Any]:
+    """Return what is shown of the held-out rows of one target: of several each has its part; else it has no name."""
+    some = len(held.rows) > 0
+    return {
+        "target": target,
+        "rows": len(held.rows),
+        "scores": _scores(run, target),
+        "figures": _figures(held) if some else {},
+        "examples": _examples(held) if some else [],
+    }
+
+
+def _scores(run: RunRecord, target: str) -> list[tuple[str, str, str]]:
+    """Return every metric on the held-out rows, of one of several targets its own: of winner and baseline."""
+    own, plain = _metrics(run.test, target), _metrics(run.baseline, target)
     return [(name, score(value), score(plain.get(name))) for name, value in own.items()]
+
+
+def _metrics(found: Evaluation | None, target: str) -> dict[str, float]:
+    groups = found.scores if found is not None else {}
+    return {n: v for name, own in groups.items() if target in ("", name) for n, v in own.items()}
 
 
 def _curves(run: RunRecord) -> dict[str, Any] | None:

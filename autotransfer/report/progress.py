@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from autotransfer.recipes import spec_id
+from autotransfer.recipes import ONLY, spec_id
 from autotransfer.report.words import clock, data_line, frozen, metric_of, score, size
 from autotransfer.schema import Profile, Refusal, SurveyRecord, TrialRecord
 
@@ -97,11 +97,13 @@ class Progress:
         if record.objective is None or record.status == "failed":
             self.say(f"trial    {count}   {name} {record.status}: {record.reason}")
             return
-        first = self.best is None or record.objective > self.best[0]
+        apart = ONLY in record.recipe.values
+        first = not apart and (self.best is None or record.objective > self.best[0])
         if first:
             self.best = (record.objective, name)
         value = score(metric_of(record.objective, self.metric))
-        self.say(f"trial    {count}   {name} {self.metric} {value}{' (best so far)' if first else ''}")
+        told = f" (for {record.recipe.values[ONLY]!r} alone)" if apart else " (best so far)" if first else ""
+        self.say(f"trial    {count}   {name} {self.metric} {value}{told}")
 
     def on_running(self, jobs: Sequence[str]) -> None:
         """These jobs are running now."""

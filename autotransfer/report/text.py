@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from autotransfer.report.leaderboard import rows_of
+from autotransfer.report.leaderboard import COLUMNS, rows_of
+from autotransfer.report.several import evaluation_lines, sharing_lines
 from autotransfer.report.words import better, clock, columns, data_line, metric_of, recipe_line, refused, score
 from autotransfer.schema import Evaluation, RunRecord, TrialRecord
 
@@ -51,14 +52,16 @@ def render(run: RunRecord, saved: str | None = None, top: int = TOP, plugin: str
 
 def account(run: RunRecord) -> list[tuple[str, list[str]]]:
     """Return what a report begins with: of each part its name and its lines, at least one."""
-    return [
+    parts = [
         ("data", [data_line(run.profile), *(i.text for i in run.profile.issues)]),
         ("survey", [_survey(run)]),
         ("search", [_search(run)]),
         ("winner", _winner(run)),
         ("test", list(_test(run))),
+        ("sharing", sharing_lines(run)),  # of several targets
         ("cost", [_cost(run)]),
     ]
+    return [part for part in parts if part[1]]
 
 
 def not_used(run: RunRecord) -> list[str]:
@@ -146,10 +149,13 @@ def _test(run: RunRecord) -> Iterator[str]:
         yield "not measured: there are no held-out rows"
         return
     line = f"{evaluation(run.test)[:-1]}, used once)"
+    each = evaluation_lines(run.test, run.baseline)
     if run.baseline is None:
         yield line + "   no baseline was measured"
+        yield from each
         return
     yield f"{line}   baseline {score(run.baseline.value)}"
+    yield from each
     yield conclusion(run)
 
 
@@ -179,4 +185,6 @@ def _name(row: dict[str, Any]) -> str:
 
 def _short(row: dict[str, object]) -> dict[str, object]:
     names = ("trial", "backbone", "strategy", "freeze", "lr", "lr_ratio", "score", "epochs", "seconds", "status")
-    return {n: round(v, 3) if isinstance(v := row[n], float) and n in ("score", "seconds") else v for n in names}
+    targets = [n for n in row if n not in (*COLUMNS, "survey", "winner")]
+    told = ("score", "seconds", *targets)
+    return {n: round(v, 3) if isinstance(v := row[n], float) and n in told else v for n in (*names, *targets)}

@@ -10,6 +10,7 @@ from typing import Any
 from autotransfer.data.modalities import modality
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM
 from autotransfer.schema import BALANCES, Profile, Recipe
+from autotransfer.targets import TargetProfile
 from autotransfer.tasks.metrics import LOWER_IS_BETTER
 
 
@@ -109,8 +110,18 @@ def data_line(profile: Profile) -> str:
     """Return the data in one line."""
     rows = f"{profile.rows:,} {modality(profile.modality).many}"
     kinds = f", {len(profile.classes)} classes ({profile.imbalance:.1f} : 1)" if profile.classes else ""
+    kinds = f", {of_each(profile.each)}" if profile.each else kinds
     parts = f"{profile.train:,} train, {profile.validation:,} validation, {profile.test:,} test"
     return f"{profile.name}: {rows}{kinds}, {profile.task}, judged by {profile.metric}; {parts}"
+
+
+def of_each(profiles: Sequence[TargetProfile]) -> str:
+    """Return what several targets are: ``2 targets (kind: 3 classes, 1.5 : 1, accuracy; age: a number, rmse)``."""
+    parts = []
+    for own in profiles:
+        kind = f"{len(own.classes)} classes, {own.imbalance:.1f} : 1" if own.classes else "a number"
+        parts.append(f"{own.name}: {kind}, {own.metric}")
+    return f"{len(profiles)} targets ({'; '.join(parts)})"
 
 
 def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:

@@ -32,7 +32,7 @@ class Trial:
     moves: bool
     """It trains a part of the backbone."""
     counted: bool
-    """False for baselines and finalists."""
+    """False for baselines, finalists and trainings for one target of several."""
     record: TrialRecord
     done: int = 0
     """Rungs that have been run."""
@@ -53,6 +53,11 @@ class Trial:
         losses = [s["log_loss"] for s in self.record.scores.values() if "log_loss" in s]
         objective = float("-inf") if self.objective is None else self.objective
         return objective, not self.id.startswith("f"), -sum(losses)
+
+    @property
+    def alone(self) -> bool:
+        """It serves one target of several, for comparison."""
+        return self.id.startswith("s")
 
     @property
     def paused(self) -> bool:
@@ -87,7 +92,10 @@ class Board:
         moves: bool,
         letter: str,
     ) -> Trial:
-        """Return a new trial of a candidate; its id begins with b for baselines, f for finalists, else t."""
+        """Return a new trial of a candidate; its id begins with b for baselines, f for finalists, else t.
+
+        One that serves a single target of several, for comparison, begins with s.
+        """
         id = f"{letter}{len(self.trials) + 1:03d}"
         record = TrialRecord(id=id, recipe=candidate.recipe, status="failed", reason="it was not run")
         trial = Trial(id, candidate, phases, rungs, moves, letter == "t", record)
@@ -117,7 +125,7 @@ class Board:
 
     def leading(self) -> Trial | None:
         """Return the best trial so far: highest objective, then least log loss, then the earlier one."""
-        scored = [t for t in self.trials if t.objective is not None]
+        scored = [t for t in self.trials if t.objective is not None and not t.alone]
         return max(scored, key=lambda t: (*t.standing, -self.trials.index(t)), default=None)
 
     def leader(self) -> TrialRecord | None:
@@ -132,7 +140,7 @@ class Board:
     def tidy(self) -> None:
         """Remove checkpoints of trials that will not go on; the leader's, baselines' and a few paused ones stay."""
         leading = self.leading()
-        paused = sorted(self.paused(), key=lambda t: (-(t.objective or 0.0), t.id))
+        paused = sorted((t for t in self.paused() if not t.alone), key=lambda t: (-(t.objective or 0.0), t.id))
         for trial in paused[KEPT:]:
             trial.record = _ended(trial.record)
         for trial in self.trials:

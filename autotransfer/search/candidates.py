@@ -12,7 +12,18 @@ from autotransfer.codec import Scalar
 from autotransfer.data.rows import augmentations
 from autotransfer.errors import ConfigError, suggestion
 from autotransfer.protocols import Strategy, overrides
-from autotransfer.recipes import AUGMENT, AUGMENT_FROM, INPUT_SIZE, MEASURED, augmented, spec_id
+from autotransfer.recipes import (
+    AUGMENT,
+    AUGMENT_FROM,
+    COMBINE,
+    EQUAL,
+    INPUT_SIZE,
+    MEASURED,
+    TASK_WEIGHTS,
+    TOGETHER,
+    augmented,
+    spec_id,
+)
 from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training, Verdict
 from autotransfer.search.balancing import BALANCE, balancing, faults, shown, usual
 from autotransfer.search.costs import EPOCHS
@@ -98,10 +109,14 @@ class Space:
         own = strategy.space(self.profile, spec)
         if spec.transfer and not overrides(strategy, "head"):  # else the head has its own closed form
             own = {HEAD_START: Choice((True, False)), **own}
+            if self.profile.each:
+                own = {TASK_WEIGHTS: Choice(TOGETHER[TASK_WEIGHTS]), **own}
         own = {**balancing(self.profile, closed=overrides(strategy, "head")), **own}
         extra = {n: d for n, d in self.given.items() if n in own or n in _LOOP or n == "epochs"}
         if AUGMENT in self.given and "none" not in self.given[AUGMENT] and augmentations(spec.input):
             extra[AUGMENT] = self.given[AUGMENT]  # what leaves the choice to the finalists is no value of the others
+        if COMBINE in self.given and TASK_WEIGHTS in own and not overrides(strategy, "combine"):
+            extra[COMBINE] = self.given[COMBINE]  # one backward pass for each target is paid only where it is asked for
         return {**own, **extra}
 
     def finals(self, spec: BackboneSpec) -> tuple[str, ...]:
@@ -132,9 +147,12 @@ class Space:
             threads=self.threads,
         )
         phases = recipe_phases(strategy, self.profile, spec, made)
-        if AUGMENT in kept and all(p.augment == "none" for p in phases):
-            made = replace(made, values={n: v for n, v in kept.items() if n not in (AUGMENT, AUGMENT_FROM)})
-        known = self.moving if any(trains(p, len(spec.stages)) for p in phases) else self.frozen
+        moves = any(trains(p, len(spec.stages)) for p in phases)
+        idle = {AUGMENT, AUGMENT_FROM} if all(p.augment == "none" for p in phases) else set[str]()
+        idle |= set() if moves else set(TOGETHER)  # heads alone do not disturb each other
+        if idle & kept.keys():
+            made = replace(made, values={n: v for n, v in kept.items() if n not in idle})
+        known = self.moving if moves else self.frozen
         return replace(made, dtype=known.get(spec.id, MEASURED))
 
     def unknown_values(self) -> None:
@@ -147,14 +165,16 @@ class Space:
         known |= {INPUT_SIZE} if any(has_size(s) for s in self.specs.values()) else set()
         kinds = {k for s in self.specs.values() for k in augmentations(s.input)}
         known |= {AUGMENT} if kinds else set()
+        known |= set(TOGETHER) if self.profile.each else set()
         for strategy in self.strategies:
             for spec in self.specs.values():
                 if strategy.applies(self.profile, spec).ok:
                     known |= set(strategy.space(self.profile, spec))
-        asked = self.given.get(AUGMENT)
-        values = asked.values if isinstance(asked, Choice) else (None,)
-        if asked is not None and kinds and not set(values) <= {"none", *kinds}:
-            found.append(f"augment is {shown(asked)}; wanted some of: none, {', '.join(sorted(kinds))}")
+        for name, wanted in {AUGMENT: ("none", *sorted(kinds)) if kinds else (), **TOGETHER}.items():
+            asked = self.given.get(name) if name in known else None
+            values = asked.values if isinstance(asked, Choice) else (None,)
+            if asked is not None and wanted and not set(values) <= set(wanted):
+                found.append(f"{name} is {shown(asked)}; wanted some of: {', '.join(wanted)}")
         wrong = [f"{n!r}{suggestion(n, known)}" for n in self.given if n not in known]
         if wrong:
             found.append(f"space holds names that nothing knows: {', '.join(wrong)}; known: {', '.join(sorted(known))}")
@@ -220,7 +240,7 @@ class Proposer:
             return []
         best, others = self.order[0], self.order[1 : self.heads]
         static = self.static if self.static in self.specs else best
-        tuned = {"lr": 1e-3, "lr_ratio": 0.1, HEAD_START: True}
+        tuned: dict[str, Scalar] = {"lr": 1e-3, "lr_ratio": 0.1, HEAD_START: True, TASK_WEIGHTS: EQUAL}
         found: list[Candidate] = []
         found += self._named(static, "core/full", {"layer_decay": 0.75, **tuned}, "default recipe")
         found += self._named(best, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey winner")

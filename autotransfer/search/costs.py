@@ -77,16 +77,32 @@ class Costs:
         return (1.0 + BACKWARD) * EPOCHS * dearest * self.profile.train
 
     def training(
-        self, id: str, phases: Sequence[Phase], start: float, stop: float | None, strategy: Strategy | None = None
+        self,
+        id: str,
+        phases: Sequence[Phase],
+        start: float,
+        stop: float | None,
+        strategy: Strategy | None = None,
+        backwards: int = 1,
     ) -> float:
-        """Return the cost of a training from epoch ``start`` to ``stop`` (None: to the end), validation included."""
+        """Return the cost of a training from epoch ``start`` to ``stop`` (None: to the end), validation included.
+
+        ``backwards`` is the number of backward passes of a step: where gradients are combined, one for each loss.
+        """
         share = self.profile.validation / max(1, self.profile.train)
-        total = self._steps(id, stretches(phases, start, stop), share, strategy)
+        total = self._steps(id, stretches(phases, start, stop), share, strategy, backwards)
         if stop is None and strategy is not None and overrides(strategy, "finish") and self.moves(id, phases):
             total += LOOKS * share * self.row(id) * self.profile.train
         return total * self.pace(id)
 
-    def _steps(self, id: str, parts: Sequence[tuple[Phase, float]], share: float, strategy: Strategy | None) -> float:
+    def _steps(
+        self,
+        id: str,
+        parts: Sequence[tuple[Phase, float]],
+        share: float,
+        strategy: Strategy | None,
+        backwards: int = 1,
+    ) -> float:
         """Return the cost of these stretches as the frozen pass lets expect it.
 
         ``share`` is that of the validation rows which are scored after each epoch in the training rows.
@@ -103,7 +119,8 @@ class Costs:
             if phase.augment == "views":  # the others are written once, in whichever rung comes first
                 most = len(modality(self.profile.modality).views)
                 total += max(0, _views(phase.epochs, most) - 1) * prefix * epochs / phase.epochs
-            total += epochs * (before + (1.0 + BACKWARD) * (1.0 - prefix) + share * (before + 1.0 - prefix))
+            trained = (1.0 + BACKWARD * backwards) * (1.0 - prefix)
+            total += epochs * (before + trained + share * (before + 1.0 - prefix))
         return total * self.row(id) * self.profile.train
 
     def moves(self, id: str, phases: Sequence[Phase]) -> bool:

@@ -12,10 +12,10 @@ from autotransfer.schema import Phase, Recipe, TrialRecord
 from autotransfer.search.balancing import shifted
 from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.jobs import RungJob
-from autotransfer.tasks.metrics import deciding
+from autotransfer.tasks.judged import deciding, scores_of
 from autotransfer.train import checkpoint
-from autotransfer.train.balance import evened
 from autotransfer.train.fused import FusedHead, HeadSetting, fit_heads
+from autotransfer.train.sharing import evened_heads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def train_family(
         targets[0],
         features[1],
         targets[1],
-        [_setting(r, p.lr, start, targets[0]) for r, p in zip(recipes, phases, strict=True)],
+        [_setting(r, p.lr, start, task, targets[0]) for r, p in zip(recipes, phases, strict=True)],
         task,
         epochs=max(1, round(phases[0].epochs)),
         batch_size=training.batch_size,
@@ -67,7 +67,7 @@ def train_family(
     best = heads[at]
     checkpoint.save_head(best.state, folder)
     outputs = features[1] @ best.state.weight.T + best.state.bias
-    record = _record(job, recipes[at], best, phases[0].epochs, {task.name: task.scores(outputs, targets[1])})
+    record = _record(job, recipes[at], best, phases[0].epochs, scores_of(task, outputs, targets[1]))
     return shifted(replace(record, checkpoint=folder.name), task, outputs, targets[1], targets[0])
 
 
@@ -88,13 +88,13 @@ def _record(
     )
 
 
-def _setting(recipe: Recipe, lr: float, start: HeadState | None, targets: Tensor) -> HeadSetting:
-    training = recipe.training
+def _setting(recipe: Recipe, lr: float, start: HeadState | None, task: Task, targets: Tensor) -> HeadSetting:
+    training, warm = recipe.training, recipe.values.get(HEAD_START)
     return HeadSetting(
         lr=lr,
         weight_decay=training.weight_decay,
         dropout=training.dropout,
         label_smoothing=training.label_smoothing,
         balance=training.balance,
-        start=evened(start, targets, training.balance) if start is not None and recipe.values.get(HEAD_START) else None,
+        start=evened_heads(start, task, targets, training.balance) if start is not None and warm else None,
     )

@@ -15,7 +15,7 @@ from autotransfer.budget import Budget
 from autotransfer.protocols import overrides
 from autotransfer.recipes import AUGMENT, spec_id
 from autotransfer.schema import Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
-from autotransfer.search import rescue
+from autotransfer.search import alone, rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
 from autotransfer.search.costs import Costs
@@ -119,7 +119,7 @@ class Search:
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
-        yield from self._visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
+        yield from self.visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
         most = ceiling(self.profile.metric)
         told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past, most)
         self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
@@ -129,6 +129,7 @@ class Search:
         if not any(t.record.objective is not None for t in self.board.trials if t.counted):
             yield from rescue.too_late(self, proposer)
         self.board.close()
+        yield from alone.compared(self, UNLIMITED_UNITS)
 
     def _floor(self) -> float | None:
         """Return the objective of the constant predictor: the worst of the baselines that were scored."""
@@ -143,8 +144,8 @@ class Search:
         while batch := self._choose(queue, proposer):
             heads = [t for t in batch if not t.moves]
             yield from self.rounds.complete({t.backbone for t in heads})
-            yield from self._visit(heads)  # heads first: a usable model soon
-            yield from self._visit([t for t in batch if t.moves])
+            yield from self.visit(heads)  # heads first: a usable model soon
+            yield from self.visit([t for t in batch if t.moves])
             idle = 0 if guaranteed or self._best_skill() > best else idle + 1
             guaranteed, best = bool(queue), self._best_skill()
             if self.budget.trials is None and idle >= (STABLE if self.budget.seconds is None else STABLE_IN_TIME):
@@ -223,7 +224,7 @@ class Search:
         best, found = self._best_skill(), []
         for trial in self.board.paused():
             cost = self.prices.rest(trial)
-            if trial in batch or not self._in_time(trial.backbone, cost):
+            if trial in batch or not self._in_time(trial.backbone, cost + alone.kept_back(self)):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
             found.append(Option(self._worth(mean, spread, best, cost), trial=trial))
@@ -234,7 +235,7 @@ class Search:
         while (trial := self.board.leading()) is not None and trial.paused:
             if not self._in_time(trial.backbone, self.prices.rest(trial)):
                 return
-            yield from self._visit([trial])
+            yield from self.visit([trial])
 
     def _finals(self) -> Generation:
         """Run the leader's last rung again with augmented rows, where that is worth its price."""
@@ -258,7 +259,7 @@ class Search:
                 self.notes.append(f"the last rung of {plain.id} was not tried with augmented rows ({kind}): {why}")
             if why and AUGMENT not in self.space.given:
                 break  # what is less likely to help costs no less
-        yield from self._visit(chosen)
+        yield from self.visit(chosen)
         self.notes += [verdict(plain, chosen)] if chosen else []
 
     def _not_worth(self, plain: Trial, cost: float, planned: float, before: int) -> str:
@@ -271,7 +272,7 @@ class Search:
             return f"the search would cost more than {UNLIMITED_UNITS:g} units"
         return "" if self._in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
 
-    def _visit(self, trials: Sequence[Trial]) -> Generation:
+    def visit(self, trials: Sequence[Trial]) -> Generation:
         """Run the next rung of each of these trials."""
         if not trials:
             return
@@ -298,7 +299,8 @@ class Search:
     def _learn(self, trial: Trial, record: TrialRecord) -> None:
         """Let the cost model know how fast a rung went; the board has not taken it yet."""
         start, stop = trial.rungs[trial.done - 1] if trial.done else 0, trial.rungs[trial.done]
-        if not overrides(self.registry.strategy(record.recipe.strategy), "objective"):
+        plain = not overrides(self.registry.strategy(record.recipe.strategy), "objective")
+        if plain and not trial.alone and self.prices.backwards(record.recipe) == 1:  # else an epoch is another one
             self.told.learn(trial.backbone, trial.phases, float(start or 0), stop, record.epoch_seconds)
             self.unit = self.costs.unit(*self.unit_of)
 
@@ -340,7 +342,7 @@ class Search:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
         cost = self.prices.first(candidate.recipe)
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self.moves(candidate)
-        if not heads and self._in_time(spec_id(candidate.recipe), cost, planned):
+        if not heads and self._in_time(spec_id(candidate.recipe), cost + alone.kept_back(self), planned):
             return True
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)}"

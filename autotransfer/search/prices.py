@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autotransfer.recipes import spec_id
+from autotransfer.protocols import overrides
+from autotransfer.recipes import COMBINE, ONLY, PCGRAD, spec_id
 from autotransfer.schema import Phase, Profile, Recipe
 from autotransfer.search.candidates import phases_of
 from autotransfer.search.costs import EPOCHS, Costs
@@ -73,7 +74,7 @@ class Prices:
 
     def end(self, recipe: Recipe, start: float) -> float:
         """Return the predicted cost of a recipe from epoch ``start`` to its end."""
-        return self.costs.training(spec_id(recipe), self.phases(recipe), start, None, self._strategy(recipe))
+        return self._training(recipe, self.phases(recipe), start, None)
 
     def passed(self, trial: Trial) -> None:
         """Note that a trial has run: activations at its cuts are stored from here on."""
@@ -81,8 +82,18 @@ class Prices:
 
     def _whole(self, recipe: Recipe, phases: Sequence[Phase], start: float, stop: float | None, moves: bool) -> float:
         """Return the cost of a rung; heads need the rest of the survey too."""
-        cost = self.costs.training(spec_id(recipe), phases, start, stop, self._strategy(recipe))
+        cost = self._training(recipe, phases, start, stop)
         return cost if moves else cost + self.costs.remaining(spec_id(recipe))
+
+    def backwards(self, recipe: Recipe) -> int:
+        """Return the backward passes of one step: of several targets one each, where their gradients are combined."""
+        apart = recipe.values.get(COMBINE) == PCGRAD or overrides(self._strategy(recipe), "combine")
+        targets = 1 if ONLY in recipe.values else len(self.profile.each)
+        return max(1, targets) if apart else 1
+
+    def _training(self, recipe: Recipe, phases: Sequence[Phase], start: float, stop: float | None) -> float:
+        strategy, backwards = self._strategy(recipe), self.backwards(recipe)
+        return self.costs.training(spec_id(recipe), phases, start, stop, strategy, backwards)
 
     def _strategy(self, recipe: Recipe) -> Strategy:
         return self.registry.strategy(recipe.strategy)

@@ -71,7 +71,8 @@ class Rounds:
             yield from self._run([SurveyJob(backbone=i, rows=rows, seconds=left) for i in going])
 
     def _first_chunk(self) -> int:
-        return max(FIRST_CHUNK, 20 * len(self.profile.classes))
+        most = max([len(self.profile.classes), *(len(t.classes) for t in self.profile.each)])
+        return max(FIRST_CHUNK, 20 * most)
 
     def _run(self, jobs: list[Job]) -> Generation:
         records = yield jobs

@@ -16,7 +16,7 @@ from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
-from autotransfer.recipes import spec_id
+from autotransfer.recipes import TASK_WEIGHTS, UNCERTAINTY, spec_id
 from autotransfer.schema import Phase, Recipe
 
 Array = np.ndarray
@@ -34,7 +34,15 @@ RATIO_WIDTH = 0.8
 """Decades from there over which the expectation falls to 60 %."""
 UNEVEN_LOSS = 0.05
 """Expected loss of not making classes count alike where that is a value of the recipe: the survey's head does."""
-LENGTHS = {"trained": 0.4, "backbone_lr": 0.7, "head_lr": 1.2, "layer_decay": 0.4, "head_start": 1.0, "uneven": 0.7}
+LENGTHS = {
+    "trained": 0.4,
+    "backbone_lr": 0.7,
+    "head_lr": 1.2,
+    "layer_decay": 0.4,
+    "head_start": 1.0,
+    "uneven": 0.7,
+    "weighed": 1.0,
+}
 """Distances (shares, decades, 0 or 1) over which two recipes come to resemble each other by 60 %."""
 BACKBONES, STRATEGIES, RUNS = 1.0, 0.7, 1.0
 """Distance between two backbones, strategies and runs: a correlation of .61, .78 and .61."""
@@ -277,6 +285,7 @@ class _Names:
             "layer_decay": _number(recipe, "layer_decay", 1.0),
             "head_start": float(shape.warm),
             "uneven": float(shape.uneven),
+            "weighed": float(recipe.values.get(TASK_WEIGHTS) == UNCERTAINTY),
         }
         point = [values[n] / length for n, length in LENGTHS.items()]
         # Two one-hot vectors differ in two places.

@@ -191,8 +191,8 @@ def _scored(
                 knn=found.knn,
             )
             if last:
-                head = found.ridge.head()
-                parts |= {LOSSES: found.loss_per_row.float(), HEAD_WEIGHT: head.weight, HEAD_BIAS: head.bias}
+                parts |= {LOSSES: found.loss_per_row.float()}
+                parts |= {HEAD_WEIGHT: found.head.weight, HEAD_BIAS: found.head.bias}
         done.append(report)
     return tuple(done)
 

@@ -19,9 +19,10 @@ from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
 from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy
-from autotransfer.recipes import MEASURED, spec_id, stream_key
+from autotransfer.recipes import MEASURED, ONLY, spec_id, stream_key
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
+from autotransfer.search import alone
 from autotransfer.search.balancing import shifted
 from autotransfer.search.candidates import HEAD_START, recipe_phases, trains, values_of
 from autotransfer.search.families import train_family
@@ -39,6 +40,8 @@ from autotransfer.search.survey import (
 )
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
+from autotransfer.tasks import Several
+from autotransfer.tasks.judged import scores_of
 from autotransfer.train import checkpoint, precision
 from autotransfer.train.adapting import adapted
 from autotransfer.train.autocast import exact
@@ -170,6 +173,9 @@ class Worker:
             return train_family(job, phases, self.task, features, targets, closed_form_head(file), folder, self.tick)
 
     def _rung(self, job: RungJob) -> TrialRecord:
+        if ONLY in job.recipe.values and self.context.prepared.profile.targets != (job.recipe.values[ONLY],):
+            context, own = alone.context_of(self.context, job)
+            return Worker(context, self.registry, self.tick, self.name)._rung(own)
         job = replace(job, recipe=self.measured(job.recipe))
         with arithmetic(job.recipe.threads, job.recipe.dtype, self.device):
             return self._trained(job)
@@ -234,7 +240,7 @@ class Worker:
         trainer.load_best()
         outputs = trainer.outputs()
         trainer.load(latest)
-        return outputs, {self.task.name: self.task.scores(outputs, held.targets)}
+        return outputs, scores_of(self.task, outputs, held.targets)
 
     def trainer(
         self,
@@ -313,7 +319,10 @@ def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: 
         tensors = {n: t for n, t in load_features(file).items() if n != _ALWAYS}
         return FittedState(tensors=tensors, values=json.loads(values.read_text(encoding="utf-8")))
     starts = range(0, len(rows), EVALUATION_BATCH)
-    state = module.fit((rows.batch(range(i, min(i + EVALUATION_BATCH, len(rows)))) for i in starts), rows.targets)
+    task, targets = context.prepared.task, rows.targets
+    if isinstance(task, Several):
+        targets = task.survey_target(targets).float()
+    state = module.fit((rows.batch(range(i, min(i + EVALUATION_BATCH, len(rows)))) for i in starts), targets)
     values.parent.mkdir(parents=True, exist_ok=True)
     values.write_text(json.dumps(dict(state.values)), encoding="utf-8")
     write_atomically({**state.tensors, _ALWAYS: torch.zeros(1)}, file)

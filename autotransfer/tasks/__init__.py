@@ -8,16 +8,18 @@ from typing import Any
 
 from autotransfer.errors import ConfigError, DataError, ModelError, suggestion
 from autotransfer.protocols import Task
+from autotransfer.targets import SEVERAL
 from autotransfer.tasks.binary import Binary
 from autotransfer.tasks.labels import plain
 from autotransfer.tasks.metrics import METRICS
 from autotransfer.tasks.multiclass import Multiclass
 from autotransfer.tasks.multilabel import Multilabel, label_sets
 from autotransfer.tasks.regression import Regression
+from autotransfer.tasks.several import Several
 
 AnyTask = Multiclass | Multilabel | Regression
 TASKS: Mapping[str, type[AnyTask]] = {t.name: t for t in (Binary, Multiclass, Multilabel, Regression)}
-LATER = ("segmentation", "detection", "token labels", "multi-task")
+LATER = ("segmentation", "detection", "token labels")
 FEW = 20
 """Whole numbers with at most this many distinct values are taken for classes."""
 
@@ -35,11 +37,10 @@ def make_task(name: str, values: Sequence[Any], metric: str | None = None) -> Ta
         DataError: the values do not suit the task.
     """
     if not isinstance(name, str):
-        raise ConfigError(
-            f"the task is {name!r}; several at once (multi-task) are planned, give one of: {', '.join(TASKS)}"
-        )
+        raise ConfigError(f"the task of one target is {name!r}; wanted one of: {', '.join(TASKS)}")
     if name not in TASKS:
         later = f" ({name} is planned)" if name in LATER else ""
+        later = " (it is what several targets make together: target=[...])" if name == SEVERAL else later
         raise ConfigError(f"no task is called {name!r}{suggestion(name, TASKS)}{later}; known: {', '.join(TASKS)}")
     known = METRICS[name]
     if metric is not None and metric not in known:
@@ -89,6 +90,8 @@ def from_json(body: Mapping[str, Any]) -> Task:
         ModelError: the description is not one.
     """
     name = str(body.get("task"))
+    if name == SEVERAL:
+        return _several(body)
     if name not in TASKS:
         raise ModelError(f"labels.json names the task {name!r}; known: {', '.join(TASKS)}")
     try:
@@ -101,4 +104,16 @@ def from_json(body: Mapping[str, Any]) -> Task:
     return task
 
 
-__all__ = ["LATER", "METRICS", "TASKS", "from_json", "guess_task", "label_sets", "make_task", "plain"]
+def _several(body: Mapping[str, Any]) -> Several:
+    try:
+        rows = [(str(r["target"]), from_json(r["labels"]), float(r["floor"])) for r in body["targets"]]
+        task = Several({n: own for n, own, _ in rows}, {n: floor for n, _, floor in rows})
+        same = bool(rows) and task.to_json() == dict(body) and all(math.isfinite(f) for _, _, f in rows)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"labels.json is not what several targets wrote: {type(error).__name__} {error}") from error
+    if not same:
+        raise ModelError("labels.json is not what several targets wrote; it was altered")
+    return task
+
+
+__all__ = ["LATER", "METRICS", "TASKS", "Several", "from_json", "guess_task", "label_sets", "make_task", "plain"]

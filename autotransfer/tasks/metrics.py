@@ -13,12 +13,23 @@ from autotransfer.protocols import Task
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 EVEN = frozenset({"balanced_accuracy", "recall"})
 """Metrics that count classes alike, whatever their size."""
+BETWEEN = frozenset({"f1", "f1_micro"})
+"""Metrics whose best threshold lies somewhere between that of the rows as they are and that of equal classes."""
 Array = np.ndarray[Any, Any]
 Measure = Callable[[Array, Array], float | None]
 _SORTED = 40_000_000
 """Probabilities that an interval sorts: some 5 s of one core."""
 _TINY = 1e-15
 """Probabilities are kept this far from 0 and 1 in a logarithm."""
+
+
+def counts_alike(task: str, metric: str) -> bool:
+    """Return whether a recipe's balance is for one of several targets with this task, judged by this metric.
+
+    That is what a search balances where the target stands alone: classes, judged by a metric that counts them alike or
+    whose best threshold does so in part.
+    """
+    return task in ("binary", "multiclass") and metric in EVEN | BETWEEN
 
 
 def signed(metric: str, scores: Mapping[str, float]) -> float:
@@ -84,12 +95,24 @@ def interval(
     numbers = not task.classes
     predicted = task.decode(outputs) if numbers else task.probabilities(outputs)
     truth = task.decode(targets) if numbers else targets.numpy()
-    if metric == "roc_auc" and predicted.size:
-        draws = min(draws, max(200, _SORTED // predicted.size))
+    draws = fewer(draws, metric, predicted)
+    return resampled(lambda rows: measure(predicted[rows], truth[rows]), len(truth), seed, draws)
+
+
+def fewer(draws: int, metric: str, predicted: Array) -> int:
+    """Return how many resamples an interval can afford: an AUC of many classes sorts each."""
+    sorts = metric == "roc_auc" and predicted.size
+    return min(draws, max(200, _SORTED // predicted.size)) if sorts else draws
+
+
+def resampled(measure: Callable[[Array], float | None], count: int, seed: int, draws: int) -> tuple[float, float]:
+    """Return the ends of the 95 % percentile bootstrap interval of what a measure gives for row numbers ``int64`` [n].
+
+    Resamples for which it gives None are left out; both ends are NaN where that is all of them.
+    """
     rng, values = np.random.default_rng(seed), []
-    for _ in range(draws if len(truth) else 0):
-        rows = rng.integers(0, len(truth), len(truth))
-        value = measure(predicted[rows], truth[rows])
+    for _ in range(draws if count else 0):
+        value = measure(rng.integers(0, count, count))
         if value is not None:
             values.append(value)
     if not values:

@@ -42,6 +42,8 @@ def save(trainer: Trainer, folder: Path, lean: bool = False) -> None:
         tensors |= {f"optimizer/{n}": t for n, t in _optimizer_tensors(trainer).items()}
     if trainer.own_term is not None:
         tensors |= {f"own_term/{n}": t for n, t in trainer.own_term.state_dict().items()}
+    if trainer.weights is not None:
+        tensors |= {f"weights/{n}": t for n, t in trainer.weights.state_dict().items()}
     meta = {
         "lean": lean,
         "step": trainer.step,
@@ -105,6 +107,8 @@ def load(trainer: Trainer, folder: Path) -> None:
         trainer.enter(phase)
     if trainer.own_term is not None:
         trainer.own_term.load_state_dict(_part(tensors, "own_term"))
+    if trainer.weights is not None:
+        trainer.weights.load_state_dict(_part(tensors, "weights"))
     if meta["phase"] >= 0:
         trainer.enter(meta["phase"])
     trainer.touched |= set(meta["touched"])

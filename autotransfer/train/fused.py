@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotransfer.errors import ConfigError, PluginContractError
-from autotransfer.protocols import HeadState
+from autotransfer.protocols import HeadState, Tasks
 from autotransfer.schema import CurvePoint
 from autotransfer.train.balance import class_weights, log_priors
 from autotransfer.train.evaluate import nothing
@@ -24,11 +24,10 @@ from autotransfer.train.schedule import Segment, rate
 if TYPE_CHECKING:
     from autotransfer.protocols import Task
 
-Gradient = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-"""From outputs [n, K, C], targets, smoothing [K] and weights: the mean losses [K], and their gradients [n, K, C].
-
-The weights of rows are [n, K, 1], those of labels [n, K, C]; None: all alike.
-"""
+Gradient = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From outputs [n, K, C], targets and smoothing [K]: the mean losses [K], and their gradients [n, K, C]."""
+Weighed = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""The same with weights, of rows [n, K, 1] or of labels [n, K, C]; None: all alike."""
 _BETAS, _TINY = (0.9, 0.999), 1e-8
 
 
@@ -154,14 +153,14 @@ class _Stack:
         self.task = task
         self.judge = judge
         self.mean, self.scale = moments(train[:STANDARDISE_ROWS])
-        self.gradient = _GRADIENTS.get(task.name) or _of_loss(task)
         heads, width = len(settings), train.shape[1]
         self.values = torch.cat([self._start(s) for s in self.settings]).to(train.device, torch.float32)
         self.first, self.second, self.change, self.slope = (torch.zeros_like(self.values) for _ in range(4))
         self.lr = self._rows([s.lr for s in self.settings])
         self.decay = self._rows([s.lr * s.weight_decay for s in self.settings])
         self.smoothing = torch.tensor([s.label_smoothing for s in self.settings], device=train.device)
-        self.offset, self.weights = self._balances(targets, train.device)
+        kinds = [s.balance for s in self.settings]
+        self.offset, self.gradient = _balanced(task, targets.to(train.device), kinds)
         self.groups = [(r, list(g)) for r, g in groupby(range(heads), key=lambda k: self.settings[k].dropout)]
         self.steps = 0
         self.best = [(0.0, float("-inf"), self.values[self._of(k)].clone()) for k in range(heads)]
@@ -180,7 +179,7 @@ class _Stack:
         outputs = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         shape = (len(features), len(self.settings), self.task.outputs)
         logits = outputs.view(shape) if self.offset is None else outputs.view(shape) + self.offset
-        losses, slopes = self.gradient(logits, targets, self.smoothing, self._weights(targets))
+        losses, slopes = self.gradient(logits, targets, self.smoothing)
         flat = slopes.reshape(len(features), -1)
         for x, heads in inputs:
             torch.mm(flat[:, self._span(heads)].T, x, out=self.slope[self._span(heads)])
@@ -227,26 +226,6 @@ class _Stack:
         if not (weight.isfinite().all() and bias.isfinite().all()):
             raise PluginContractError("the start of a head holds values that are not finite")
         return torch.cat([weight / self.scale, (bias + weight @ self.mean)[:, None]], 1)
-
-    def _balances(self, targets: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-        """Return what is added to the outputs [K, C], and weights of classes [K, C] or labels [K, 2, C], or None."""
-        kinds, outputs = [s.balance for s in self.settings], self.task.outputs
-        offset = weights = None
-        if "logits" in kinds:
-            own = log_priors(targets, outputs)
-            offset = torch.stack([own * float(kind == "logits") for kind in kinds]).to(device)
-        if "weights" in kinds:
-            own = class_weights(targets, outputs)
-            weights = torch.stack([own if kind == "weights" else torch.ones_like(own) for kind in kinds]).to(device)
-        return offset, weights
-
-    def _weights(self, targets: Tensor) -> Tensor | None:
-        """Return the weights of a batch, [n, K, 1] or of labels [n, K, C]."""
-        if self.weights is None:
-            return None
-        if targets.is_floating_point():
-            return torch.where(targets[:, None] > 0.5, self.weights[:, 1], self.weights[:, 0])
-        return self.weights[:, targets].T[:, :, None]
 
     def _rows(self, values: Sequence[float]) -> Tensor:
         """Return a value a head as a column, one entry an output: [K * C, 1]."""
@@ -309,7 +288,7 @@ def _squares(outputs: Tensor, targets: Tensor, smoothing: Tensor, weights: Tenso
     return apart.square().mean((0, 2)), apart * (2.0 / (outputs.shape[0] * outputs.shape[2]))
 
 
-def _of_loss(task: Task) -> Gradient:
+def _of_loss(task: Task) -> Weighed:
     """Return the gradient of a task whose loss is not known here: head by head, but still one matrix product."""
 
     def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -327,7 +306,68 @@ def _of_loss(task: Task) -> Gradient:
     return gradient
 
 
-_GRADIENTS: dict[str, Gradient] = {
+def _balanced(task: Task, targets: Tensor, kinds: Sequence[str]) -> tuple[Tensor | None, Gradient]:
+    """Return what is added to the outputs of heads with these balances [K, C] or None, and the gradient of the loss.
+
+    Args:
+        task: one, or several: then the gradient is that of their summed losses, each on the rows that have its label.
+        targets: of the training rows, encoded.
+        kinds: the balance of each head.
+    """
+    if not isinstance(task, Tasks):
+        return _offset(targets, task.outputs, kinds), _gradient(task, targets, kinds)
+    offset, known = targets.new_zeros(len(kinds), task.outputs), []
+    for part in task.parts:
+        _, own = part.labelled(targets)
+        its = kinds if part.evened else ["none"] * len(kinds)
+        added = _offset(own, part.task.outputs, its)
+        if added is not None:
+            offset[:, part.outputs] = added
+        known.append((part, _gradient(part.task, own, its)))
+
+    def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
+        losses, slopes = torch.zeros_like(smoothing), torch.zeros_like(outputs)
+        for part, its in known:
+            rows, wanted = part.labelled(targets)
+            if len(rows):
+                loss, slope = its(outputs[rows][:, :, part.outputs], wanted, smoothing)
+                losses += loss
+                slopes[rows, :, part.outputs] = slope
+        return losses, slopes
+
+    return offset if offset.any() else None, gradient
+
+
+def _offset(targets: Tensor, outputs: int, kinds: Sequence[str]) -> Tensor | None:
+    """Return what is added to the outputs of each head, [K, C]; None where no balance asks for it."""
+    if "logits" not in kinds:
+        return None
+    own = log_priors(targets, outputs)
+    return torch.stack([own * float(kind == "logits") for kind in kinds])
+
+
+def _gradient(task: Task, targets: Tensor, kinds: Sequence[str]) -> Gradient:
+    """Return the gradient of one task's loss, weighted by class for the heads that ask for it."""
+    known = _GRADIENTS.get(task.name) or _of_loss(task)
+    table = None
+    if "weights" in kinds:
+        own = class_weights(targets, task.outputs)
+        table = torch.stack([own if kind == "weights" else torch.ones_like(own) for kind in kinds])
+
+    def gradient(outputs: Tensor, targets: Tensor, smoothing: Tensor) -> tuple[Tensor, Tensor]:
+        return known(outputs, targets, smoothing, None if table is None else _row_weights(table, targets))
+
+    return gradient
+
+
+def _row_weights(table: Tensor, targets: Tensor) -> Tensor:
+    """Return a batch's weights [n, K, 1] by those of classes [K, C], or [n, K, C] by those of labels [K, 2, C]."""
+    if targets.is_floating_point():
+        return torch.where(targets[:, None] > 0.5, table[:, 1], table[:, 0])
+    return table[:, targets].T[:, :, None]
+
+
+_GRADIENTS: dict[str, Weighed] = {
     "binary": _softmax,
     "multiclass": _softmax,
     "multilabel": _sigmoid,

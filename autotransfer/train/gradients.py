@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,11 +16,13 @@ from autotransfer.train.heads import pool_output
 from autotransfer.train.mixing import MIXED, Mix, draw, is_image
 from autotransfer.train.network import call, mask_of, to_device
 from autotransfer.train.sampling import stream
+from autotransfer.train.sharing import combiner, task_terms
 from autotransfer.train.stages import pooled_stages, stage_outputs
 
 if TYPE_CHECKING:
     from autotransfer.train.job import Job
     from autotransfer.train.prefixes import Prefix
+    from autotransfer.train.sharing import TaskWeights
 
 
 class Trainer(Protocol):
@@ -34,6 +36,7 @@ class Trainer(Protocol):
     pristine: bool
     optimizer: torch.optim.Optimizer | None
     own_term: nn.Module | None
+    weights: TaskWeights | None
 
     @property
     def epochs(self) -> float:
@@ -75,26 +78,35 @@ def fill(trainer: Trainer, rows: np.ndarray) -> float:
 def _pieces(trainer: Trainer, rows: np.ndarray) -> float:
     total, summed = 0.0, None
     trained = [p for g in trainer.optimizer.param_groups for p in g["params"]]  # type: ignore[union-attr]
+    merge = _merge(trainer)
     for piece in np.array_split(rows, -(-len(rows) // trainer.micro)):
-        terms, share = _terms(trainer, piece), len(piece) / len(rows)
+        terms, share = _terms(trainer, piece, rows), len(piece) / len(rows)
         value = float(sum(t.detach() for t in terms))
         if not np.isfinite(value):
             phase = trainer.job.phases[trainer.phase]
             where = f"epoch {trainer.epochs:.2f} (lr {phase.lr:g}, lr_ratio {phase.lr_ratio:g})"
             raise TrialFailedError(f"the loss became {value} in {where}")
         total += value * share
-        if not overrides(trainer.job.strategy, "combine") or len(terms) == 1:
+        if merge is None or len(terms) == 1:
             torch.autograd.backward(torch.stack(terms).sum() * share)
             continue
         parts = [_gradient(trainer, t * share, trained, last=t is terms[-1]) for t in terms]
         summed = parts if summed is None else [_added(a, b) for a, b in zip(summed, parts, strict=True)]
-    if summed is not None:
-        merged = trainer.job.strategy.combine(summed)
+    if summed is not None and merge is not None:
+        merged = merge(summed)
         merged = [torch.stack(g).sum(0) for g in zip(*summed, strict=True)] if merged is None else merged
         for parameter, gradient in zip(trained, merged, strict=True):
             # Laid out as its parameter is: the optimizer goes through both as they lie in memory.
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
     return total
+
+
+def _merge(trainer: Trainer) -> Callable[[Any], Any] | None:
+    """Return what makes one gradient of those of each term: the strategy's own door, else as the recipe says."""
+    job, groups = trainer.job, trainer.optimizer.param_groups  # type: ignore[union-attr]
+    if overrides(job.strategy, "combine"):
+        return job.strategy.combine
+    return combiner(job, [n for g in groups for n in g["names"]], trainer.step)
 
 
 def _gradient(trainer: Trainer, term: Tensor, trained: list[Tensor], *, last: bool) -> list[Tensor]:
@@ -104,26 +116,36 @@ def _gradient(trainer: Trainer, term: Tensor, trained: list[Tensor], *, last: bo
     return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
 
 
-def _terms(trainer: Trainer, piece: np.ndarray) -> list[Tensor]:
-    """Return the task's loss, and the strategy's own term where it has one."""
+def _terms(trainer: Trainer, piece: np.ndarray, rows: np.ndarray) -> list[Tensor]:
+    """Return the loss of the task, or of each of several, and the strategy's own term where it has one.
+
+    Args:
+        trainer: whose step it is.
+        piece: of the batch: numbers of its rows.
+        rows: those of the whole batch.
+    """
     job, numbers = trainer.job, trainer.views()
     network, device = job.network, device_of(job.network)
     targets = job.train.targets[torch.from_numpy(piece)].to(device)
+
+    def losses(outputs: Tensor, mix: Mix | None = None) -> list[Tensor]:
+        return task_terms(job, trainer.weights, outputs, targets, job.train.targets[torch.from_numpy(rows)], mix)
+
     if trainer.pristine and trainer.own_term is None and trainer.augment == "none":
         pooled = trainer.pooled()[0][torch.from_numpy(piece)].to(device)
-        return [job.loss(network.head.classify(pooled), targets)]
+        return losses(network.head.classify(pooled))
     prefix = trainer.prefix()
     if prefix is not None:
         with prefix.suffix(network.backbone, "train", piece.tolist(), numbers) as run:
             outputs = network.head(*run())
-        return [job.loss(outputs, targets)]
+        return losses(outputs)
     inputs, mix = _inputs(trainer, piece)
     paths = job.stages.paths[:-1] if trainer.own_term is not None else tuple(network.depths or ())
     with stage_outputs(network.backbone, paths) as seen:
         raw = call(network.backbone, inputs)
     pooled = network.pooled(raw, seen, mask_of(inputs))
     outputs = network.head.classify(pooled if mix is None or is_image(inputs) else mix.inputs(pooled))
-    terms = [job.loss(outputs, targets, mix)]
+    terms = losses(outputs, mix)
     if trainer.own_term is not None:
         pools = _stage_features(trainer, seen, raw, mask_of(inputs))
         step = Step(

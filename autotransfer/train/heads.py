@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState, NeighbourState
+from autotransfer.protocols import HeadState, NeighbourState, Tasks
 from autotransfer.train.autocast import exact
 
 if TYPE_CHECKING:
-    from autotransfer.protocols import Rows, Strategy
+    from collections.abc import Sequence
+
+    from autotransfer.protocols import Rows, Strategy, Task
 
 _RANK = {"vector": 2, "tokens": 3, "map": 4}
 _HALF = (torch.bfloat16, torch.float16)
@@ -194,9 +196,36 @@ def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return values.mean(axes, dtype=torch.float32 if values.dtype in _HALF else None)
 
 
-def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows) -> HeadState | NeighbourState | None:
-    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups gets them."""
+def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows, task: Task) -> HeadState | NeighbourState | None:
+    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups gets them.
+
+    Of several targets each has its own, on the rows that have its label; None where any has none.
+
+    Raises:
+        PluginContractError: one of several targets has a head that is not linear.
+    """
     given: Any = strategy.head
-    grouped = {"groups": getattr(rows, "groups", None)} if "groups" in inspect.signature(given).parameters else {}
-    found: HeadState | NeighbourState | None = given(pooled, rows.targets, **grouped)
-    return found
+    takes = "groups" in inspect.signature(given).parameters
+    groups: Tensor | None = getattr(rows, "groups", None)
+    if not isinstance(task, Tasks):
+        found: HeadState | NeighbourState | None = given(pooled, rows.targets, **({"groups": groups} if takes else {}))
+        return found
+    heads: list[HeadState] = []
+    for part in task.parts:
+        own, targets = part.labelled(rows.targets)
+        grouped = {"groups": None if groups is None else groups[own]} if takes else {}
+        state = given(pooled[own], targets, **grouped)
+        if state is None:
+            return None
+        if not isinstance(state, HeadState):
+            raise PluginContractError(
+                f"{strategy.id} gives {type(state).__name__} for {part.target}; wanted a HeadState where there are "
+                "several targets: their heads lie side by side in one linear map"
+            )
+        heads.append(state)
+    return stacked(heads)
+
+
+def stacked(heads: Sequence[HeadState]) -> HeadState:
+    """Return heads on the same features as one, their outputs in the same order."""
+    return HeadState(weight=torch.cat([h.weight for h in heads]), bias=torch.cat([h.bias for h in heads]))

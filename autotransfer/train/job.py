@@ -11,14 +11,15 @@ from torch import Tensor
 
 from autotransfer.protocols import HeadState, Strategy
 from autotransfer.recipes import stream_key
-from autotransfer.train.balance import Loss
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.network import TransferNetwork
+from autotransfer.train.sharing import losses_of
 from autotransfer.train.stages import Stages
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows, Task
     from autotransfer.schema import Phase, Recipe, Training
+    from autotransfer.train.balance import Loss
     from autotransfer.train.prefixes import Prefixes
 
 
@@ -52,9 +53,9 @@ class Job:
         return stream_key(self.recipe)
 
     @cached_property
-    def loss(self) -> Loss:
-        """What is trained on, beside a strategy's own term."""
-        return Loss.of(self.task, self.training, self.train.targets)
+    def losses(self) -> tuple[Loss, ...]:
+        """What is trained on beside a strategy's own term, of several targets one for each."""
+        return losses_of(self.task, self.training, self.train.targets)
 
     @property
     def training(self) -> Training:

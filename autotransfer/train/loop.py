@@ -16,7 +16,6 @@ from autotransfer.protocols import ObjectiveContext, overrides
 from autotransfer.schema import STORED, CurvePoint
 from autotransfer.train import gradients, groups, last_touch
 from autotransfer.train.autocast import exact
-from autotransfer.train.balance import evened
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, predict
 from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
@@ -27,6 +26,7 @@ from autotransfer.train.prefixes import affordable_views
 from autotransfer.train.ragged import lengths_of
 from autotransfer.train.sampling import alike, batches, epoch_order, steps_per_epoch, stream
 from autotransfer.train.schedule import Segment, augmentation, rate, segments, total_steps
+from autotransfer.train.sharing import evened_heads, weights_of
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows
@@ -54,6 +54,7 @@ class Trainer:
         self.average: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.own_term: nn.Module | None = None
+        self.weights = weights_of(job)
         self.selection = groups.Selection(frozenset(), frozenset())
         self.pace = Pace()
         self.per_epoch = steps_per_epoch(len(job.train), job.training.batch_size)
@@ -108,6 +109,8 @@ class Trainer:
 
     def finish(self) -> float | None:
         """Take the best weights, let the strategy have its last touch, and return the validation objective."""
+        if self.weights is not None and self.step:
+            self._note(self.weights.told())
         if self.best is None:  # nothing is evaluated
             return None
         self.load_best()
@@ -152,6 +155,8 @@ class Trainer:
                     "weight_decay": 0.0,
                 }
             )
+        if self.weights is not None:
+            rows.append(self.weights.group())
         self.optimizer = make_optimizer(rows, job.training)
         self.average = self._trained_now() if chosen.averaging else {}
 
@@ -298,13 +303,13 @@ class Trainer:
             head.standardise(self._frozen_pass(job.train, STANDARDISE_ROWS))
         balance = job.training.balance
         if job.start is not None:
-            head.begin(evened(job.start, job.train.targets, balance))
+            head.begin(evened_heads(job.start, job.task, job.train.targets, balance))
         if overrides(job.strategy, "head"):
             pooled = self.pooled()[0]
             with exact():
-                state = closed_form(job.strategy, pooled, job.train)
+                state = closed_form(job.strategy, pooled, job.train, job.task)
             if state is not None:
-                job.network.head = with_state(head, evened(state, job.train.targets, balance))
+                job.network.head = with_state(head, evened_heads(state, job.task, job.train.targets, balance))
         if job.phases and isinstance(job.network.head, NeighbourHead):
             raise PluginContractError(f"{job.strategy.id} gives a head of neighbours, which no phase can train further")
         self.touched = {f"head.{n}" for n in job.network.head.state_dict()}
@@ -366,7 +371,7 @@ class Trainer:
         if self.selection.names:
             self.pristine = False
         self._losses.append(gradients.fill(self, self._rows_of(self.step)))
-        trained = [p for g in self.optimizer.param_groups for p in g["params"]]
+        trained = [p for g in self.optimizer.param_groups if not g.get("apart") for p in g["params"]]
         if job.training.clip:
             nn.utils.clip_grad_norm_(trained, job.training.clip)
         self.optimizer.step()

@@ -3,6 +3,7 @@
     python benchmarks/data/fetch.py tux --out data/tux           # 8 folders of drawings and photographs, about 700 rows
     python benchmarks/data/fetch.py fashion --out data/fashion   # 2,000 rows of 10 classes, 28 x 28, grey
     python benchmarks/data/fetch.py movies --out data/movies     # movies.csv: 2,000 snippets of reviews, 2 classes
+    python benchmarks/data/fetch.py ratings --out data/ratings   # ratings.csv: the same with the rating, -4 to 4
     python benchmarks/data/fetch.py tweets --out data/tweets     # tweets.csv: 2,000 rated tweets, the same 2 classes
     python benchmarks/data/fetch.py fortunes --out data/fortunes # fortunes.csv: 3,000 sayings of 12 topics
     python benchmarks/data/fetch.py glosses --out data/glosses   # glosses.csv: 3,000 definitions of nouns of 12 topics
@@ -31,6 +32,9 @@ from PIL import Image
 TUX_PACKAGE, TUX_FOLDER, TUX_CLASSES = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", 8
 FASHION_PACKAGE, FASHION_FOLDER, FASHION_ROWS = "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist", 2000
 FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+
+PICTURES = ("tux", "fashion")
+TEXTS = ("movies", "ratings", "tweets", "fortunes", "glosses")
 
 
 def unpack(package: str, into: Path) -> Path:
@@ -75,18 +79,22 @@ def read_idx(path: Path, header: int) -> np.ndarray:
 
 def table(name: str, folder: Path, out: Path) -> dict[str, int]:
     """Write a table of texts."""
-    files = {"movies": "movieReviewSnippets_GroundTruth.txt", "tweets": "tweets_GroundTruth.txt"}
-    if name in files:
+    snippets = "movieReviewSnippets_GroundTruth.txt"
+    files = {"movies": snippets, "ratings": snippets, "tweets": "tweets_GroundTruth.txt"}
+    numbers = texts.rated(folder, snippets) if name == "ratings" else None
+    if numbers is not None:
+        rows = [(words, "positive" if score > 0 else "negative") for words, score in numbers.items()]
+    elif name in files:
         rows = texts.sentences(folder, files[name])
     else:
         package = {"fortunes": "fortunes", "glosses": "wordnet-base"}[name]
         rows = {"fortunes": texts.fortunes, "glosses": texts.glosses}[name](unpack(package, folder))
-    return texts.written(rows, out / f"{name}.csv", 2000 if name in files else 3000)
+    return texts.written(rows, out / f"{name}.csv", 2000 if name in files else 3000, numbers=numbers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["tux", "fashion", "movies", "tweets", "fortunes", "glosses", *sounds.SETS])
+    parser.add_argument("name", choices=[*PICTURES, *TEXTS, *sounds.SETS])
     parser.add_argument("--out", type=Path, required=True, help="folder to make; it must not hold anything yet")
     given = parser.parse_args()
     if given.out.exists() and any(given.out.iterdir()):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ Rows = list[tuple[str, str]]
 
 def sentences(into: Path, file: str) -> Rows:
     """Return the rated sentences of one file of vaderSentiment's source package, as positive and negative ones."""
+    return [(words, "positive" if score > 0 else "negative") for words, score in rated(into, file).items()]
+
+
+def rated(into: Path, file: str) -> dict[str, float]:
+    """Return those sentences with their mean rating, without what is neither for nor against."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", str(into), VADER]
     subprocess.run(command, check=True, stdout=sys.stderr)
     (package,) = into.glob("*.tar.gz")
@@ -42,8 +48,8 @@ def sentences(into: Path, file: str) -> Rows:
             assert found is not None
             text = found.read().decode("utf-8", "replace")
     rows = [line.split("\t", 2) for line in text.splitlines() if line.count("\t") >= 2]
-    rated = [(words.strip(), float(score)) for _, score, words in rows]
-    return [(words, "positive" if score > 0 else "negative") for words, score in rated if abs(score) >= NEUTRAL]
+    scores = ((words.strip(), float(score)) for _, score, words in rows)
+    return {words: score for words, score in scores if abs(score) >= NEUTRAL}
 
 
 def fortunes(root: Path) -> Rows:
@@ -74,8 +80,13 @@ def _largest(rows: Rows) -> Rows:
     return [r for r in rows if r[1] in kept]
 
 
-def written(rows: Rows, path: Path, count: int, seed: int = 0) -> dict[str, int]:
-    """Write so many distinct rows as a table, as even over the labels as they allow, and return their counts."""
+def written(
+    rows: Rows, path: Path, count: int, seed: int = 0, numbers: Mapping[str, float] | None = None
+) -> dict[str, int]:
+    """Write so many distinct rows as a table, as even over the labels as they allow, and return their counts.
+
+    Where there are numbers by text, they are a third column, ``rating``.
+    """
     rows = list(dict.fromkeys(rows))
     rng = np.random.default_rng(seed)
     labels = sorted({label for _, label in rows})
@@ -87,8 +98,9 @@ def written(rows: Rows, path: Path, count: int, seed: int = 0) -> dict[str, int]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["text", "label"])
-        table.writerows(drawn[i] for i in rng.permutation(len(drawn)))
+        table.writerow(["text", "label", *(["rating"] if numbers else [])])
+        chosen = [drawn[i] for i in rng.permutation(len(drawn))]
+        table.writerows([*row, *([numbers[row[0]]] if numbers else [])] for row in chosen)
     return dict(sorted(Counter(label for _, label in drawn).items()))
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from autotransfer.data.prepare import IMBALANCED
+from autotransfer.data.targets import IMBALANCED
 from autotransfer.weights import cache_folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotransfer.plugin import BackboneSpec, NeighbourState, Profile, Strategy, Verdict
-from autotransfer_strategies.settings import transfers
+from autotransfer_strategies.settings import one_target, transfers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +22,13 @@ class NearestNeighbours(Strategy):
     id = "core/knn"
     summary = "nearest neighbours on frozen features, by cosine"
     source = "Cover and Hart 1967; Wu et al. 2018 (arXiv 1805.01978)"
-    needs = "frozen features; the model carries the training rows' features"
+    needs = "frozen features, one target; the model carries the training rows' features"
     when = f"up to {MOST_ROWS:,} training rows"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there is something to transfer, and rows few enough to carry."""
         verdict = transfers(spec)
+        verdict = one_target(profile) if verdict.ok else verdict
         if not verdict.ok or profile.train <= MOST_ROWS:
             return verdict
         return Verdict(
@@ -47,12 +48,13 @@ class Prototypes(Strategy):
     id = "core/prototypes"
     summary = "class means of frozen features, compared by cosine"
     source = "Snell et al. 2017, Prototypical networks (arXiv 1703.05175)"
-    needs = "frozen features, classes"
+    needs = "frozen features, classes, one target"
     when = f"up to {FEW_ROWS} training rows a class"
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether there is something to transfer, and classes of few rows each."""
         verdict, each = transfers(spec), profile.train / max(1, len(profile.classes))
+        verdict = one_target(profile) if verdict.ok else verdict
         if verdict.ok and profile.task not in ("binary", "multiclass"):
             return Verdict(False, f"class means are for rows of one class each, and the task is {profile.task}")
         if not verdict.ok or each <= FEW_ROWS:

@@ -21,6 +21,13 @@ def transfers(spec: BackboneSpec, stages: int = 0) -> Verdict:
     return Verdict(True)
 
 
+def one_target(profile: Profile) -> Verdict:
+    """Return whether there is one target: what answers by remembered rows has no linear map to divide among several."""
+    if not profile.each:
+        return Verdict(True)
+    return Verdict(False, f"it remembers rows with their labels, for one target; here are {len(profile.each)}")
+
+
 def few_rows(profile: Profile) -> Verdict:
     """Return whether rows are so few that a regulariser pays."""
     if profile.train <= MOST_REGULARISED:
@@ -46,9 +53,11 @@ def fine_tuning(profile: Profile) -> Training:
     """Return the settings of a training that moves the backbone.
 
     Smoothed labels help accuracy where classes are many (Mueller et al. 2019, When does label smoothing help?); two
-    classes gain nothing, and log-loss is the worse for chances that are drawn to the middle.
+    classes gain nothing, and log-loss is the worse for chances that are drawn to the middle. Of several targets all
+    have to gain.
     """
-    smooth = 0.1 if profile.task == "multiclass" and profile.metric != "log_loss" else 0.0
+    each = profile.each or (profile,)
+    smooth = 0.1 if all(t.task == "multiclass" and t.metric != "log_loss" for t in each) else 0.0
     return Training(batch_size=batch_size(profile.train), weight_decay=0.01, label_smoothing=smooth)
 
 

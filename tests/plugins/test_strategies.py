@@ -11,6 +11,7 @@ import pytest
 from autotransfer.errors import ConfigError
 from autotransfer.plugin import BackboneSpec, Choice, Phase, Profile, Strategy, frozen_stages
 from autotransfer.protocols import overrides
+from autotransfer.targets import TargetProfile
 from autotransfer_strategies import autotransfer_strategies
 from autotransfer_strategies.settings import batch_size, fine_tuning
 from autotransfer_strategies.surgical import blocks
@@ -233,3 +234,26 @@ def test_labels_are_smoothed_where_it_helps(task: str, metric: str, smoothing: f
     assert fine_tuning(profile).label_smoothing == smoothing
     assert all(s.training(profile, {}) == fine_tuning(profile) for s in TUNED.values() if s is not L2SP)
     assert PROBE.training(profile, {}).label_smoothing == 0.0
+
+
+def several(*tasks: str, metric: str = "accuracy") -> Profile:
+    each = tuple(
+        TargetProfile(name=f"t{i}", task=t, metric=metric, rows=500, train=30, validation=100, test=100)
+        for i, t in enumerate(tasks)
+    )
+    return replace(PROFILE, task="multi-task", metric="skill", train=30, each=each)
+
+
+def test_what_remembers_rows_is_for_one_target_and_the_rest_for_any_number() -> None:
+    verdicts = {i: s.applies(several("binary", "regression"), spec(6)) for i, s in STRATEGIES.items()}
+    assert {i for i, v in verdicts.items() if not v.ok} == {"core/knn", "core/prototypes"}
+    for id in ("core/knn", "core/prototypes"):
+        assert verdicts[id].reason == "it remembers rows with their labels, for one target; here are 2"
+    assert KNN.applies(PROFILE, spec(6)).ok
+
+
+def test_labels_of_several_targets_are_smoothed_where_all_of_them_gain() -> None:
+    assert fine_tuning(several("multiclass", "multiclass")).label_smoothing == 0.1
+    assert fine_tuning(several("multiclass", "binary")).label_smoothing == 0.0
+    assert fine_tuning(several("multiclass", "regression")).label_smoothing == 0.0
+    assert fine_tuning(several("multiclass", "multiclass", metric="log_loss")).label_smoothing == 0.0

@@ -24,6 +24,8 @@ from autotransfer.report import page as pages
 from autotransfer.report.judged import HeldOut
 from autotransfer.report.page import page
 from autotransfer.schema import CurvePoint
+from autotransfer.targets import TargetProfile
+from autotransfer.tasks.judged import evaluation
 
 BAD = "<script>alert('x')</script>\"&"
 VOID = ("meta", "img", "br")
@@ -260,3 +262,43 @@ def test_the_rows_of_each_class_are_drawn_the_most_first_and_closed_where_they_a
     many = Seen(page(replace(run, profile=replace(run.profile, counts=counts)), None))
     assert "open" not in many.named("details")[0]
     assert f"{BAD} 199\n101\n... and 50 more" in many.text
+
+
+def several(run: Any) -> tuple[Any, HeldOut]:
+    """A run and held-out rows of a class, missing once, a number, and a class that no held-out row has."""
+    kinds = tasks.make_task("multiclass", ["cat", "dog"])
+    targets = {"kind": kinds, "age": tasks.make_task("regression", [0.0, 2.0]), "pet": kinds}
+    task = tasks.Several(targets)
+    rows = [("cat", 1.0, None), ("dog", 3.0, None), (None, 5.0, None)]
+    data = ItemDataset("rows", ["one", "two", "three"], {"kind": [r[0] for r in rows]}, modality="text")
+    outputs = torch.tensor([[2.0, 0.0, 0.0, 0, 0], [1.0, 0.0, 1.0, 0, 0], [0.0, 9.0, 2.0, 0, 0]])
+    each = tuple(
+        TargetProfile(name=n, task=t.name, metric=t.metric, rows=9, train=5, validation=2, test=2)
+        for n, t in targets.items()
+    )
+    profile = replace(run.profile, task="multi-task", metric="skill", classes=(), counts={}, each=each)
+    held = HeldOut(task, data, np.arange(3), outputs, task.encode(rows))
+    test = evaluation(task, held.outputs, held.targets)
+    scores = {"kind": {"accuracy": 0.75}, "age": {"rmse": 1.25}}
+    trials = (replace(run.trials[1], scores=scores), *run.trials[2:])
+    return replace(run, profile=profile, test=test, baseline=None, trials=trials), held
+
+
+def test_each_of_several_targets_has_its_own_part(run):
+    made, rows = several(run)
+    text = Seen(page(made, rows)).text
+    kind, age, pet = (text.index(f"{n}, on the held-out rows") for n in ("kind", "age", "pet"))
+    assert kind < age < pet
+    of_kind, of_age, of_pet = text[kind:age], text[age:pet], text[pet:]
+    assert "Confusion matrix" in of_kind
+    assert "accuracy\n.500\n-" in of_kind
+    assert re.findall(r"cat\n1\n0\ndog\n1\n0\n", of_kind)
+    assert "kind: Highest loss" in of_kind
+    assert "three" not in of_kind  # it has no label of kind
+    assert "Predicted against actual" in of_age
+    assert "Confusion matrix" not in of_age
+    assert "true\n5\nanswer\n3\noff by -2" in of_age
+    assert "age: Least certain" not in of_age
+    assert "No held-out row has this label." in of_pet
+    assert "kind accuracy\nage rmse\npet accuracy\nsurvey" in text
+    assert ".750\n1.25" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from autotransfer.search.board import Board
 from autotransfer.search.costs import Costs
 from autotransfer.search.prices import Prices
 from autotransfer.spec import BackboneSpec
+from autotransfer.targets import TargetProfile
 
 PROFILE = Profile(
     name="d", modality="image", task="multiclass", metric="accuracy", rows=200, train=100, validation=0, test=50
@@ -99,3 +101,17 @@ def test_phases_of_an_earlier_run_that_cannot_be_had_are_none(prices: Prices) ->
     assert prices.phases_if_known(recipe("gone")) is None
     assert prices.phases_if_known(recipe("plain", broken=1)) is None
     assert prices.phases_if_known(Recipe(backbone="m/other", strategy="toy/plain")) is None
+
+
+def test_gradients_of_several_targets_that_are_combined_cost_a_backward_pass_each(prices: Prices) -> None:
+    each = tuple(
+        TargetProfile(name=n, task="binary", metric="accuracy", rows=200, train=100, validation=0, test=50)
+        for n in ("kind", "size", "age")
+    )
+    several = replace(prices, profile=replace(PROFILE, task="multi-task", metric="skill", each=each))
+    assert several.end(recipe("plain"), 0.0) == prices.end(recipe("plain"), 0.0) == pytest.approx(30 * 100 * ROW)
+    surgery = recipe("plain", combine="pcgrad")
+    assert several.end(surgery, 0.0) == pytest.approx((1 + 2 * 3) * 10 * 100 * ROW)
+    assert several.first(surgery) == pytest.approx((1 + 2 * 3) * 2 * 100 * ROW)
+    assert several.end(recipe("plain", combine="pcgrad", only_target="kind"), 0.0) == prices.end(recipe("plain"), 0.0)
+    assert several.end(recipe("plain", combine="sum"), 0.0) == prices.end(recipe("plain"), 0.0)

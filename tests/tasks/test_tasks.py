@@ -299,7 +299,8 @@ def test_whole_numbers_that_could_be_either_are_not_guessed(values: list[int]) -
         ("token labels", "token labels is planned"),
         ("multi-class", "did you mean multiclass?"),
         ("ranking", "known: binary, multiclass, multilabel, regression"),
-        (["binary", "regression"], r"several at once \(multi-task\) are planned"),
+        ("multi-task", r"it is what several targets make together: target=\[...\]"),
+        (["binary", "regression"], "the task of one target is"),
     ],
 )
 def test_unknown_tasks_are_refused_by_name(name: Any, text: str) -> None:

@@ -135,4 +135,4 @@ def test_of_what_is_no_image_the_features_are_mixed(toys: Any, monkeypatch: pyte
     with torch.no_grad():
         pooled = body(flat.inputs[:3])
         outputs = trainer.job.network.head.classify(fixed.inputs(pooled))
-    assert found == pytest.approx(float(trainer.job.loss(outputs, plain.targets[:3], fixed)), abs=1e-6)
+    assert found == pytest.approx(float(trainer.job.losses[0](outputs, plain.targets[:3], fixed)), abs=1e-6)

@@ -31,8 +31,9 @@ def read(source: Any, registry: Registry | None = None, **options: Any) -> Datas
     Args:
         source: one of ``ACCEPTED``.
         registry: its plugins are asked first.
-        **options: ``target``, ``modality``, ``task`` and ``groups`` as the caller gave them; ``labelled=False``
-            for rows to predict; ``columns`` that the items of an earlier source were taken from.
+        **options: ``target`` (a list of names where there are several), ``modality``, ``task`` and ``groups`` as the
+            caller gave them; ``labelled=False`` for rows to predict; ``columns`` that the items of an earlier source
+            were taken from.
 
     Raises:
         DataError: no reader takes the source, or it is not what it seems.
@@ -43,8 +44,6 @@ def read(source: Any, registry: Registry | None = None, **options: Any) -> Datas
     found = registry.read_dataset(source, options) if registry is not None else None
     if found is not None:
         return found
-    if isinstance(options.get("target"), (list, tuple)):
-        raise DataError(f"several targets ({', '.join(map(str, options['target']))}) are not supported yet; name one")
     for reader in _BUILT_IN:
         found = reader(source, options)
         if found is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from autotransfer.data.dataset import ItemDataset, groups_of
 from autotransfer.data.modalities import modalities
+from autotransfer.data.readers.columns import by_target, lost
 from autotransfer.errors import DataError, faults
 
 
@@ -18,7 +19,8 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
     """Return ``(X, y)``, or X alone where no labels are wanted; None for anything else.
 
     What X may hold is told by each modality's ``listed``; where several could own it, the first does, and
-    ``modality=`` says otherwise. y has one value a row, or is a 0-1 matrix [N, labels].
+    ``modality=`` says otherwise. y has one value a row, or is a 0-1 matrix [N, labels]; of several targets it is a
+    table with a column for each, or has their labels in each row.
 
     Raises:
         DataError: lengths differ, X holds no items that are known, or groups do not fit; all of these at once.
@@ -32,16 +34,17 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
     wrong: list[str] = []
     found: _Listed | None = _tried(wrong, _items, x, options.get("modality"))
     items = found.items if found is not None else None
-    values = _tried(wrong, _values, y) if labelled else []
+    target = options.get("target")
+    names = list(target) if isinstance(target, (list, tuple)) else []
+    values = _tried(wrong, *((_rows, y, names) if names else (_values, y))) if labelled else []
     if items is not None and labelled and values is not None and len(items) != len(values):
         wrong.append(f"X has {len(items)} rows and y has {len(values)}; wanted one label a row")
     groups = _tried(wrong, groups_of, options.get("groups"), len(items), "X") if items is not None else None
     if wrong or found is None:
         raise DataError(faults("the arrays cannot be used", wrong))
-    targets = {str(options.get("target") or "y"): values} if labelled else {}
-    return ItemDataset(
-        "arrays", found.items, targets, modality=found.kind, root=Path.cwd(), groups=groups, notes=found.notes
-    )
+    targets = by_target(values, names) if names else {str(target or "y"): values}
+    kept: dict[str, Any] = {"modality": found.kind, "root": Path.cwd(), "groups": groups, "notes": found.notes}
+    return ItemDataset("arrays", found.items, targets if labelled else {}, **kept)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,28 @@ def _as_list(x: Any) -> Any:
     if hasattr(x, "tolist"):
         return x.tolist()
     return list(x) if hasattr(x, "__iter__") and not isinstance(x, (str, bytes)) else x
+
+
+def _rows(y: Any, names: Sequence[str]) -> list[Any]:
+    """Return y as the labels of each row in the order of several targets.
+
+    Raises:
+        DataError: it is neither a table or a mapping of columns of these names, nor rows of labels.
+    """
+    if isinstance(y, Mapping) or hasattr(y, "columns"):
+        y = y if isinstance(y, Mapping) else y.rename(columns=str)
+        columns = [str(c) for c in y]
+        found = lost(names, columns)
+        if found:
+            raise DataError(f"y: {'; '.join(found)}; columns: {', '.join(columns)}")
+        return [list(row) for row in zip(*(y[n] for n in names), strict=True)]
+    if y is None or isinstance(y, (str, bytes)) or not hasattr(y, "__iter__"):
+        raise DataError(
+            f"y is {y!r:.60}; wanted a table with the columns {', '.join(names)}, or rows of as many labels"
+        )
+    rows = list(y)
+    by_target(rows, names)  # tells of rows that hold something else
+    return rows
 
 
 def _values(y: Any) -> list[Any]:

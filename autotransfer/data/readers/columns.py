@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotransfer.data.modalities import Modality, modalities
-from autotransfer.errors import DataError
+from autotransfer.errors import DataError, suggestion
 
 SAMPLED = 200
 """Rows that are looked at to tell what a column holds."""
@@ -19,6 +19,51 @@ class Found:
 
     kind: Modality
     columns: tuple[str, ...]
+
+
+def named(target: Any, columns: Collection[str]) -> list[str]:
+    """Return the target columns that a caller names: one, several, or a text of several with commas between them."""
+    if target is None:
+        return []
+    if not isinstance(target, str):
+        return [str(name) for name in target]
+    parts = [part.strip() for part in target.split(",")]
+    several = target not in columns and len(parts) > 1 and any(part in columns for part in parts)
+    return parts if several else [target]
+
+
+def lost(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return what to say of named columns that there are not."""
+    return [f"there is no column {n!r}{suggestion(n, columns)}" for n in names if n not in columns]
+
+
+def by_target(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the labels of several targets by name, from one mapping or one sequence of labels a row.
+
+    Args:
+        rows: labels by target, or in the order of the targets; None: the row has none.
+        names: of the targets.
+
+    Raises:
+        DataError: a row holds something else.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for at, row in enumerate(rows):
+        listed = row.tolist() if hasattr(row, "tolist") else row
+        if isinstance(listed, Mapping):
+            own = [listed.get(name) for name in names]
+        elif listed is None:
+            own = [None] * len(names)
+        elif isinstance(listed, (list, tuple)) and len(listed) == len(names):
+            own = list(listed)
+        else:
+            raise DataError(
+                f"the labels of row {at} are {row!r:.60}; wanted one for each of {', '.join(names)}, in this order or "
+                "by name"
+            )
+        for name, label in zip(names, own, strict=True):
+            found[name].append(label)
+    return found
 
 
 def find_columns(

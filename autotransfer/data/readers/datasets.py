@@ -8,8 +8,8 @@ from typing import Any
 
 from autotransfer.data.dataset import ItemDataset, Lazy, groups_of, joined
 from autotransfer.data.modalities import modalities, modality
-from autotransfer.data.readers.columns import SAMPLED, Found, find_columns
-from autotransfer.errors import DataError, faults, suggestion
+from autotransfer.data.readers.columns import SAMPLED, Found, by_target, find_columns, lost, named
+from autotransfer.errors import DataError, faults
 
 _LABELS = ("label", "labels", "target", "class")
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
@@ -52,13 +52,9 @@ def _hugging_face(source: Any, options: Mapping[str, Any]) -> ItemDataset:
         raise DataError("the dataset is streamed, and its rows are needed more than once; load it without streaming")
     columns, kinds = list(source.column_names), dict(source.features or {})
     wrong, groups = list[str](), options.get("groups")
-    labelled, target = options.get("labelled", True), None
-    if labelled:
-        target, lacking = _target(columns, kinds, options.get("target"))
-        wrong += lacking
-    skip = {target, groups if isinstance(groups, str) else None}
+    targets = _targets(columns, kinds, options.get("target"), wrong) if options.get("labelled", True) else []
     try:
-        found = _items(source, columns, kinds, options, {c for c in skip if c})
+        found = _items(source, columns, kinds, options, {*targets, *([groups] if isinstance(groups, str) else [])})
     except DataError as error:
         wrong.append(str(error))
     if isinstance(groups, str) and groups in columns:
@@ -69,7 +65,7 @@ def _hugging_face(source: Any, options: Mapping[str, Any]) -> ItemDataset:
         wrong.append(str(error))
     if wrong:
         raise DataError(faults("the dataset cannot be used", wrong))
-    values = {target: _named(list(source[target]), kinds.get(target))} if target is not None else {}
+    values = {target: _named(list(source[target]), kinds.get(target)) for target in targets}
     single = len(found.columns) == 1 and found.kind.feature
     items = Lazy(source, found.columns[0]) if single else Lazy(source, found.columns, found.kind.name)
     notes = [] if len(found.columns) == 1 else [f"{found.kind.many} are joined from: {', '.join(found.columns)}"]
@@ -98,16 +94,17 @@ def _items(
     return find_columns(columns, lambda c: [r[c] for r in first if r[c] is not None], options, skip)
 
 
-def _target(columns: list[str], kinds: Mapping[str, Any], given: str | None) -> tuple[str | None, list[str]]:
-    """Return the column of labels, or what is wrong."""
-    shown = ", ".join(columns)
-    if given is not None:
-        hint = suggestion(str(given), columns)
-        return (given, []) if given in columns else (None, [f"there is no column {given!r}{hint}; columns: {shown}"])
+def _targets(columns: list[str], kinds: Mapping[str, Any], given: Any, wrong: list[str]) -> list[str]:
+    """Return the columns of labels; what is wrong is added to a list."""
+    shown, asked = ", ".join(columns), named(given, columns)
+    wrong += [f"{text}; columns: {shown}" for text in lost(asked, columns)]
+    if asked:
+        return asked
     found = [c for c in _LABELS if c in columns][:1] or [c for c in columns if hasattr(kinds.get(c), "names")]
     if len(found) == 1:
-        return found[0], []
-    return None, [f"which column is the target? Say target=...; columns: {shown}"]
+        return found
+    wrong.append(f"which column is the target? Say target=...; columns: {shown}")
+    return []
 
 
 def _named(values: list[Any], kind: Any) -> list[Any]:
@@ -137,9 +134,10 @@ def _torch(source: Any, options: Mapping[str, Any]) -> ItemDataset:
         raise DataError(f"rows of the {type(source).__name__} are {type(first).__name__}; wanted pairs (item, label)")
     groups = groups_of(options.get("groups"), len(source), "the dataset")
     values, unreadable = _torch_labels(source, first)
-    named = {str(options.get("target") or "label"): values}
+    asked = options.get("target")
+    targets = by_target(values, asked) if isinstance(asked, (list, tuple)) else {str(asked or "label"): values}
     kind = _kind(_first_item(source, first), options)
-    return ItemDataset("dataset", Lazy(source, 0), named, modality=kind, groups=groups, unreadable=unreadable)
+    return ItemDataset("dataset", Lazy(source, 0), targets, modality=kind, groups=groups, unreadable=unreadable)
 
 
 def _first_item(source: Any, first: Any) -> Any:

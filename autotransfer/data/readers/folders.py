@@ -40,6 +40,9 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
         if not items:
             raise DataError(f"the folder {str(source)!r} holds no {kind.name}")
         return ItemDataset(str(source), items, {}, modality=kind.name, root=root)
+    if isinstance(options.get("target"), (list, tuple)):
+        asked = ", ".join(map(str, options["target"]))
+        raise DataError(f"class folders give one target, {asked} were asked; give a table with a column for each")
     parts = [f for f in _folders(root) if _is_part(f, kind)]
     rows: list[tuple[Path, str, str | None]] = []
     for part in parts or [root]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from autotransfer.data.dataset import ItemDataset, groups_of
-from autotransfer.data.readers.columns import SAMPLED, Found, find_columns
+from autotransfer.data.readers.columns import SAMPLED, Found, find_columns, lost, named
 from autotransfer.data.text import encoding_of
-from autotransfer.errors import DataError, faults, suggestion
+from autotransfer.errors import DataError, faults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,27 +49,28 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
 def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any], told: Sequence[str]) -> ItemDataset:
     """Return the frame's rows, or raise all that is wrong with its columns at once."""
     wrong: list[str] = []
-    labelled, given = options.get("labelled", True), options.get("target")
+    labelled = options.get("labelled", True)
     groups = options.get("groups") if labelled else None
-    found = _tried(wrong, _items, frame, options, groups)
-    target = _target(frame, given, found, groups, wrong) if labelled else None
+    given = named(options.get("target"), frame.columns)
+    found = _tried(wrong, _items, frame, options, groups, given)
+    targets = _targets(frame, given, found, groups, wrong) if labelled else []
     inside = isinstance(groups, str) and groups in frame.columns
     held = _tried(wrong, groups_of, frame[groups].tolist() if inside else groups, len(frame), "it", list(frame.columns))
-    splits = _splits(frame, wrong) if labelled and "split" in frame.columns and target != "split" else None
+    splits = _splits(frame, wrong) if labelled and "split" in frame.columns and "split" not in targets else None
     if wrong or found is None:
         raise DataError(faults(f"{name} cannot be used (columns: {', '.join(frame.columns)})", wrong))
     values = [frame[c].tolist() for c in found.columns]
-    used = {*found.columns, target, groups if inside else None, *(["split"] if splits else [])}
+    used = {*found.columns, *targets, groups if inside else None, *(["split"] if splits else [])}
     items = [found.kind.cell(dict(zip(found.columns, row, strict=True)), root) for row in zip(*values, strict=True)]
     return ItemDataset(
         name,
         items,
-        {target: frame[target].tolist()} if target else {},
+        {target: frame[target].tolist() for target in targets},
         modality=found.kind.name,
         columns=found.columns,
         splits=splits,
         root=root,
-        notes=[_note(frame, found, target, groups if inside else None, splits), *told],
+        notes=[_note(frame, found, targets, groups if inside else None, splits), *told],
         groups=held,
         others={c: frame[c].tolist() for c in frame.columns if c not in used},
     )
@@ -83,25 +84,24 @@ def _tried(wrong: list[str], make: Any, *given: Any) -> Any:
         return None
 
 
-def _items(frame: pd.DataFrame, options: Mapping[str, Any], groups: Any) -> Found:
+def _items(frame: pd.DataFrame, options: Mapping[str, Any], groups: Any, given: Sequence[str]) -> Found:
     """Return the columns of the items: none of those that are something else by what the caller says or by name."""
-    given = options.get("target")
-    skip = {str(given)} if given is not None else {c for c in frame.columns if c.lower() in _LIKELY}
+    skip = set(given) if given else {c for c in frame.columns if c.lower() in _LIKELY}
     skip |= {"split", *([groups] if isinstance(groups, str) else [])}
     return find_columns(list(frame.columns), lambda c: frame[c].dropna().tolist()[:SAMPLED], options, skip)
 
 
-def _note(frame: pd.DataFrame, found: Found, target: str | None, groups: str | None, splits: Any) -> str:
+def _note(frame: pd.DataFrame, found: Found, targets: Sequence[str], groups: str | None, splits: Any) -> str:
     """Return what the columns were taken for."""
     shown = ", ".join(repr(c) for c in found.columns)
     several = len(found.columns) > 1
     note = f"{found.kind.many} are taken from the column{'s' if several else ''} {shown}"
     note += ", joined with their names" if several else ""
-    note += f", labels from {target!r}" if target else ""
+    note += f", labels from {', '.join(map(repr, targets))}" if targets else ""
     note += f", groups from {groups!r}" if groups else ""
     note += ", train, validation and test rows by 'split'" if splits else ""
-    used = {*found.columns, target, groups, *(["split"] if splits else [])}
-    rest = [repr(c) for c in frame.columns if c not in used] if target else []
+    used = {*found.columns, *targets, groups, *(["split"] if splits else [])}
+    rest = [repr(c) for c in frame.columns if c not in used] if targets else []
     return note + (f"; not used: {', '.join(rest)}" if rest else "")
 
 
@@ -144,18 +144,17 @@ def _with_zeros(reader: Any, path: Path, **given: Any) -> pd.DataFrame:
     return cast("pd.DataFrame", frame)
 
 
-def _target(frame: pd.DataFrame, given: Any, found: Found | None, groups: Any, wrong: list[str]) -> str:
+def _targets(frame: pd.DataFrame, given: list[str], found: Found | None, groups: Any, wrong: list[str]) -> list[str]:
     columns = list(frame.columns)
-    if given is not None and str(given) not in columns:
-        wrong.append(f"there is no column {given!r}{suggestion(str(given), columns)}")
-    if given is not None:
-        return str(given)
+    wrong += lost(given, columns)
+    if given:
+        return given
     other = {"split", *(found.columns if found else ()), *([groups] if isinstance(groups, str) else [])}
     likely = [c for c in columns if c.lower() in _LIKELY] or [c for c in columns if found and c not in other]
     if len(likely) != 1:
         wrong.append("which column is the target? Say target=...")
-        return ""
-    return likely[0]
+        return []
+    return likely
 
 
 def _splits(frame: pd.DataFrame, wrong: list[str]) -> list[str | None]:
