@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from autotransfer.budget import Budget
     from autotransfer.estimators import TransferClassifier, TransferRegressor
     from autotransfer.model import TransferModel
-    from autotransfer.schema import Plan, Profile
+    from autotransfer.profiles import Profile
+    from autotransfer.schema import Plan
 
     __version__: str
 
@@ -86,7 +87,8 @@ def fit(
         validation: source of the validation rows; None: those that come with the data, or drawn from them.
         test: source of the held-out rows; None: those that come with the data, or drawn from them.
         groups: a column, or one value a row; rows of one group stay in one split.
-        unlabeled: refused so far.
+        unlabeled: source of rows from where the model will be used, labels left aside; where they differ from the
+            labelled ones, strategies that adapt to them are tried too.
         backbones: ids or patterns such as ``packs/*``; None: at most eight by prior and price.
         strategies: ids or patterns; None: all that suit.
         space: domains in place of the strategies' own: a value, a list, ``{"log": [1e-4, 1e-2]}`` ...

@@ -25,10 +25,11 @@ DISK_GB = 20.0
 RESOURCES: Mapping[str, float] = {"cpus": 1, "gpus": 0, "step_seconds": STEP_SECONDS, "disk_gb": DISK_GB}
 """What one trial takes by default, after how many silent seconds it is taken to hang, and what the store may hold."""
 LATER: Mapping[str, str] = {
-    "unlabeled": "rows without labels cannot be used yet; leave it out",
     "address": "a cluster cannot be joined yet; leave it out, and the run starts Ray on this machine",
 }
 """Arguments that have their name already, and no meaning yet."""
+SOURCES = ("data", "validation", "test", "unlabeled")
+"""Arguments that give rows."""
 MARKS = ("identity", "finished")
 """Keys of a run file that are no arguments: a run folder's own notes."""
 
@@ -56,7 +57,7 @@ class Settings:
     groups: Any = None
     """A column, or one value a row; rows of one group stay in one split."""
     unlabeled: Any = None
-    """Rows without labels (not yet)."""
+    """Source of rows without labels, from where the model will be used: it is adapted to them where that may help."""
     backbones: str | Sequence[str] | None = None
     """Ids or patterns such as ``packs/*``; None: at most eight by prior and price."""
     strategies: str | Sequence[str] | None = None
@@ -227,7 +228,7 @@ def to_yaml(settings: Settings, *, identity: str | None = None, finished: Mappin
         value = getattr(settings, one.name)
         if value is None or (isinstance(value, (str, int, float, tuple, list)) and value == one.default):
             continue
-        if one.name in ("data", "validation", "test", "groups") and not isinstance(value, (str, Path)):
+        if one.name in (*SOURCES, "groups") and not isinstance(value, (str, Path)):
             comments.append(f"# {one.name}: {type(value).__name__} in memory; to resume, give it again\n")
             continue
         body[one.name] = _placed(one.name, _plain(value))
@@ -369,7 +370,7 @@ def _placed(name: str, value: Any) -> Any:
     """Return data and plugin files that there are by absolute paths: a run goes on from any working folder."""
     if name == "plugins":  # what does not end in .py is a module's name, even beside a folder of that name
         return [str(Path(v).absolute()) if str(v).endswith(".py") and Path(v).exists() else v for v in value]
-    there = name in ("data", "validation", "test") and Path(value).exists()
+    there = name in SOURCES and Path(value).exists()
     return str(Path(value).absolute()) if there else value
 
 

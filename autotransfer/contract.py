@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import Strategy, overrides
+from autotransfer.strategy import Strategy, overrides
 
 DOORS = ("applies", "space", "phases", "training", "head", "adapt", "objective", "combine", "finish")
 """Methods of a strategy."""

@@ -18,10 +18,12 @@ from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
 from autotransfer.data.modalities import modality
 from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
+from autotransfer.gap import rows_hash
+from autotransfer.profiles import Profile
 from autotransfer.recipes import INPUT_SIZE, spec_id
 from autotransfer.registry import Registry
 from autotransfer.runs import RunFolder, grew
-from autotransfer.schema import Plan, Profile, Refusal, RunRecord
+from autotransfer.schema import Plan, Refusal, RunRecord
 from autotransfer.search import rescue, serial
 from autotransfer.search.alone import sharing
 from autotransfer.search.candidates import Proposer, Space
@@ -30,6 +32,7 @@ from autotransfer.search.jobs import Context
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.memory import Memory
 from autotransfer.search.policy import HEADS_ONLY, UNLIMITED_SECONDS, Search
+from autotransfer.search.refusals import adaptable, merged
 from autotransfer.search.telling import Telling
 
 if TYPE_CHECKING:
@@ -59,7 +62,8 @@ class Ready:
     @property
     def refusals(self) -> list[Refusal]:
         """Plugins, backbones and strategies that are not used."""
-        return [*self.registry.refusals(), *self.pool.refusals, *self.space.refusals]
+        own = merged(self.space.refusals, self.space.strategies, self.space.specs)
+        return [*self.registry.refusals(), *self.pool.refusals, *own]
 
 
 def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
@@ -71,7 +75,8 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
     """
     began, cpu = time.time(), _cpu_seconds()
     ready = make_ready(settings.check(), notify)
-    folder, name = RunFolder(settings.out), identity(settings, ready.prepared.profile.fingerprint)
+    found = ready.prepared.profile
+    folder, name = RunFolder(settings.out), identity(settings, rows_hash(found.fingerprint, found.unlabeled))
     with folder.opened(settings, name) as finished:
         if finished is not None and not grew(settings, finished):
             from autotransfer.model import load
@@ -87,6 +92,7 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
         if _remembers(ready.settings) and search.status != "interrupted":
             Memory().remember(ready.prepared.profile, search.survey, list(search.records.values()), search.gains())
         run = _told(search, ready, plan, began, cpu, loading)
+        folder.write_json("profile.json", run.profile)  # with the gap to the unlabeled rows, where there are some
         model, held = _finish(search, ready, run, notify)
         if folder.kept:
             model = model.finished(time.time() - began - loading, _cpu_seconds() - cpu + _worker_seconds(search))
@@ -128,6 +134,10 @@ def make_ready(settings: Settings, notify: Notify) -> Ready:
     registry.offline = weights.is_offline(settings.offline)
     strategies = pools.choose_strategies(registry, as_names(settings.strategies) or None)
     prepared = _prepared(settings, registry)
+    own = [s for s in strategies if not s.baseline]
+    if settings.unlabeled is None and own and all(s.unlabeled for s in own):
+        names = ", ".join(s.id for s in own)
+        raise ConfigError(f"strategies are {names}, which adapt to unlabeled rows: give these as unlabeled=, or others")
     notify("profile", profile=prepared.profile)
     chosen = pools.choose(registry, prepared.profile.modality, as_names(settings.backbones) or None, settings.offline)
     if not any(s.transfer for s in chosen.specs):
@@ -152,7 +162,7 @@ def make_ready(settings: Settings, notify: Notify) -> Ready:
 
 
 def _prepared(settings: Settings, registry: Registry) -> Prepared:
-    wanted = ("target", "task", "modality", "metric", "validation", "test", "groups", "seed")
+    wanted = ("target", "task", "modality", "metric", "validation", "test", "groups", "unlabeled", "seed")
     return prepare(settings.data, registry=registry, **{n: getattr(settings, n) for n in wanted})
 
 
@@ -192,10 +202,10 @@ def _plan(ready: Ready) -> Plan:
     made = Plan(
         backbones=tuple(s.id for s in ready.pool.specs),
         candidates=(*proposer.baselines(), *proposer.guaranteed()),
-        refusals=(*ready.refusals, *space.unsuited()),
+        refusals=(*ready.refusals, *merged(space.unsuited(), space.strategies, space.specs)),
         download_bytes=ready.pool.download_bytes,
         licences={s.id: s.licence for s in ready.pool.specs},
-        notes=("the survey may choose other backbones for the guaranteed candidates",),
+        notes=("the survey may choose other backbones for the guaranteed candidates", *adaptable(space)),
     )
     known = {} if ready.settings.memory is False else Memory().speeds()
     found = forecasts(ready.prepared.profile, ready.pool.specs, known, multiply_rate())
@@ -285,7 +295,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
     unit = search.unit_seconds(spec_id(leader.recipe))
     names = ("autotransfer", "torch", "timm", "transformers", "ray", "scikit-learn")
     return RunRecord(
-        profile=ready.prepared.profile,
+        profile=search.space.known,
         plan=replace(plan, backbones=tuple(s.id for s in ready.pool.specs), refusals=tuple(ready.refusals)),
         survey=tuple(search.survey),
         trials=tuple(search.records.values()),
@@ -300,6 +310,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
         executor=_executor(ready.settings),
         seed=ready.settings.seed,
         notes=tuple(search.notes),
+        criterion=search.board.criterion.text,
         versions={n: _version(n) for n in names} | {"python": platform.python_version()},
     )
 

@@ -70,13 +70,13 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.three_d_array = True
         return tags
 
-    def _fit(self, X: Any, y: Any, task: str) -> Self:
+    def _fit(self, X: Any, y: Any, task: str, unlabeled: Any) -> Self:
         items, arguments = _items(X), self.get_params(deep=False)
         if len(items) < 2:
             raise DataError(
                 f"X has n_samples={len(items)}; wanted several rows to learn from, and some to be judged on"
             )
-        self.model_ = engine.fit(Settings.of({**arguments, "data": (items, y), "task": task}))
+        self.model_ = engine.fit(Settings.of({**arguments, "data": (items, y), "task": task, "unlabeled": unlabeled}))
         return self
 
 
@@ -93,12 +93,13 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]
 
     classes_: Array
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, unlabeled: Any = None) -> Self:
         """Search and train.
 
         Args:
             X: an array of images [N, H, W] or [N, H, W, C], or a list of arrays, PIL images, texts or paths.
             y: one label a row, or a 0-1 matrix [N, labels] of label sets.
+            unlabeled: rows like X from where the model will be used, without labels; None: there are none.
 
         Raises:
             ConfigError: the constructor's arguments are wrong.
@@ -108,11 +109,11 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]
             raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         labels = np.asarray(y)
         if labels.ndim == 2 and labels.shape[1] > 1:
-            self._fit(X, labels, "multilabel")
+            self._fit(X, labels, "multilabel", unlabeled)
         else:
             labels = column_or_1d(labels, warn=True)
             check_classification_targets(labels)
-            self._fit(X, labels, "binary" if len(np.unique(labels)) == 2 else "multiclass")
+            self._fit(X, labels, "binary" if len(np.unique(labels)) == 2 else "multiclass", unlabeled)
         self.classes_ = np.asarray(self.model_.classes)
         return self
 
@@ -134,12 +135,13 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]
         model_: the :class:`autotransfer.TransferModel`.
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, unlabeled: Any = None) -> Self:
         """Search and train.
 
         Args:
             X: an array of images [N, H, W] or [N, H, W, C], or a list of arrays, PIL images, texts or paths.
             y: one number a row.
+            unlabeled: rows like X from where the model will be used, without labels; None: there are none.
 
         Raises:
             ConfigError: the constructor's arguments are wrong.
@@ -149,7 +151,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]
         if y is None:
             raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         numbers = check_array(y, ensure_2d=False, dtype=None, input_name="y")
-        return self._fit(X, column_or_1d(numbers, warn=True), "regression")
+        return self._fit(X, column_or_1d(numbers, warn=True), "regression", unlabeled)
 
 
 def _items(X: Any) -> Any:

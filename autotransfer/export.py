@@ -29,7 +29,7 @@ from autotransfer.data.modalities import modality
 from autotransfer.data.rows import stack
 from autotransfer.errors import ConfigError, DataError, ModelError, suggestion
 from autotransfer.model_assets import assets_of
-from autotransfer.protocols import Task
+from autotransfer.protocols import Task, Tasks
 from autotransfer.schema import Recipe
 from autotransfer.spec import BackboneSpec
 from autotransfer.train.network import TransferNetwork
@@ -203,6 +203,13 @@ def _difference(session: Any, whole: _Whole, task: Task, batch: Arrays) -> float
     return float(np.max([np.abs((a - b) / np.maximum(1.0, np.abs(b))).max() for a, b in parts]))
 
 
+def _classes(task: Task) -> list[Any] | dict[str, Any]:
+    """Return the classes in the order of the probabilities; of several targets each one's by name."""
+    if isinstance(task, Tasks):
+        return {p.target: _classes(p.task) for p in task.parts}
+    return list(getattr(task, "labels", ()))
+
+
 def _told(subject: Subject, path: Path, session: Any, off: float, rows: int) -> dict[str, Any]:
     import onnx
     import onnxruntime
@@ -216,7 +223,7 @@ def _told(subject: Subject, path: Path, session: Any, off: float, rows: int) -> 
         "backbone": spec.id,
         "strategy": recipe.strategy,
         "task": task.to_json(),
-        "classes": list(getattr(task, "labels", ())),
+        "classes": _classes(task),
         "inputs": [{"name": i.name, "type": i.type, "shape": i.shape} for i in session.get_inputs()],
         "outputs": [{"name": o.name, "type": o.type, "shape": o.shape} for o in session.get_outputs()],
         "preprocessing": {**to_json(spec.input), "steps": list(kind.steps(spec.input, subject.tools))},

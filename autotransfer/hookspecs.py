@@ -8,9 +8,10 @@ from typing import Any
 import pluggy
 
 from autotransfer.codec import Scalar
-from autotransfer.protocols import Dataset, Strategy
+from autotransfer.protocols import Dataset
 from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.spec import BackboneSpec
+from autotransfer.strategy import Strategy
 
 PROJECT = "autotransfer"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from autotransfer import model_folder as folder
 from autotransfer import tasks
@@ -32,7 +31,7 @@ from autotransfer.targets import one_or_several
 from autotransfer.tasks.answers import first, told_rows
 from autotransfer.tasks.judged import evaluation, scores_of
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of
-from autotransfer.train.network import TransferNetwork, to_device
+from autotransfer.train.network import TransferNetwork, merge, to_device
 from autotransfer.train.ragged import trimmed
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class TransferModel:
         """
         if spec.fitted and fitted is None:
             raise ModelError(f"{spec.id} is a fitted backbone; its model needs the state that its fit gave")
-        _merge(network)
+        merge(network)
         self._network = network.eval()
         self._registry = registry
         self._fitted = fitted
@@ -383,14 +382,6 @@ def load(path: str | Path, plugins: Sequence[Any] = ()) -> TransferModel:
     )
     model.path = where
     return model
-
-
-def _merge(network: nn.Module) -> None:
-    """Bake parametrizations (low-rank adapters and the like) into plain weights: the architecture is the plain one."""
-    for module in list(network.modules()):
-        if parametrize.is_parametrized(module):
-            for name in list(cast(Any, module).parametrizations):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
 def _has_columns(source: Any) -> bool:

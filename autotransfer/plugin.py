@@ -5,32 +5,20 @@ from autotransfer.errors import AutotransferError, DataError, PluginError, Trial
 from autotransfer.home import cache_folder
 from autotransfer.hookspecs import hookimpl
 from autotransfer.mend import mend_torchvision
-from autotransfer.protocols import (
-    Dataset,
+from autotransfer.profiles import DataIssue, Profile
+from autotransfer.protocols import Dataset, FittedModule, FittedState, Rows, Tokenizer
+from autotransfer.schema import Phase, Recipe, SurveyRecord, Training, TrialRecord, Verdict
+from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, number
+from autotransfer.spec import AudioInput, BackboneSpec, ImageInput, TextInput, WeightSource, frozen_stages
+from autotransfer.strategy import (
     FinishContext,
-    FittedModule,
-    FittedState,
     HeadState,
     NeighbourState,
     ObjectiveContext,
-    Rows,
     Step,
     Strategy,
-    Tokenizer,
     linear_weights,
 )
-from autotransfer.schema import (
-    DataIssue,
-    Phase,
-    Profile,
-    Recipe,
-    SurveyRecord,
-    Training,
-    TrialRecord,
-    Verdict,
-)
-from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, number
-from autotransfer.spec import AudioInput, BackboneSpec, ImageInput, TextInput, WeightSource, frozen_stages
 
 __all__ = [
     "AudioInput",

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from autotransfer.errors import ConfigError, UnknownNameError, suggestion
-from autotransfer.protocols import Strategy
 from autotransfer.registry import Registry
 from autotransfer.schema import Refusal
 from autotransfer.space import Choice, Domain
 from autotransfer.spec import BackboneSpec, has_size, sized_id, with_size
+from autotransfer.strategy import Strategy
 from autotransfer.weights import available, is_offline
 
 MOST = 8

@@ -26,9 +26,10 @@ from autotransfer.errors import (
     suggestion,
 )
 from autotransfer.mend import mend_torchvision
-from autotransfer.protocols import Dataset, Strategy
+from autotransfer.protocols import Dataset
 from autotransfer.schema import Refusal, SurveyRecord, TrialRecord
 from autotransfer.spec import BackboneSpec
+from autotransfer.strategy import Strategy
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,9 @@ from functools import cached_property
 
 from autotransfer.codec import Scalar, digest
 from autotransfer.errors import ConfigError, PluginContractError
-from autotransfer.targets import Sharing, TargetProfile
+from autotransfer.gap import Gap
+from autotransfer.profiles import Profile
+from autotransfer.targets import Sharing
 
 AUGMENTATIONS: Mapping[str, str] = {
     "none": "rows as they are",
@@ -230,6 +232,10 @@ class SurveyRecord:
     """File of the pooled features, relative to the run's work folder."""
     dtype: str = "float32"
     """Arithmetic of the frozen pass on the machine that ran it."""
+    batch_norms: bool | None = None
+    """Whether the backbone has batch norms; None: it was not looked at."""
+    gap: Gap | None = None
+    """How the unlabeled rows differ in its features, where they were read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,50 +275,6 @@ class TrialRecord:
     """Folder of the trained tensors, relative to the run's work folder."""
     shift: tuple[float, ...] = ()
     """To be added to the logits of a model made of it, ``thresholds``; the scores are without. Empty: nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataIssue:
-    """Something a user should know about the rows."""
-
-    what: str
-    """``unreadable``, ``duplicates``, ``duplicates_across_splits``, ``conflicting_labels``, ``missing_labels``, ..."""
-    count: int
-    text: str
-    """One plain sentence, with what was done about it."""
-    rows: tuple[str, ...] = ()
-    """Names of the rows, all of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What was measured of the data, before any network saw it."""
-
-    name: str
-    """How the source calls itself: a path, or ``arrays``."""
-    modality: str
-    task: str
-    metric: str
-    rows: int
-    """Usable rows, all splits together."""
-    train: int
-    validation: int
-    test: int
-    targets: tuple[str, ...] = ("target",)
-    each: tuple[TargetProfile, ...] = ()
-    """Where there are several targets, each by itself; ``classes`` and ``counts`` are empty there."""
-    columns: tuple[str, ...] = ()
-    """That the rows were taken from; empty: the source has none."""
-    classes: tuple[str, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows of each class."""
-    imbalance: float = 1.0
-    """Rows of the largest class / rows of the smallest."""
-    issues: tuple[DataIssue, ...] = ()
-    facts: Mapping[str, Scalar] = field(default_factory=dict)
-    """Measurements by name (``image.width_median``), those of plugins as ``<plugin>.<key>``."""
-    fingerprint: str = ""
-    """Hash of all rows and targets in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,3 +357,5 @@ class RunRecord:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    criterion: str = ""
+    """What recipes were compared by, and its limits, where that was not plainly the validation rows."""

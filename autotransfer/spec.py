@@ -138,6 +138,8 @@ class BackboneSpec:
     """Number of parameters; None: measured."""
     macs: int | None = None
     """Multiply-accumulates for one row; None: measured."""
+    batch_norms: bool | None = None
+    """Whether it has batch norms; None: measured."""
     linear: float | None = None
     """Share of its weights that lie in linear layers, embeddings left out; None: measured by the survey."""
     weights: WeightSource | None = None

@@ -20,11 +20,13 @@ from autotransfer.codec import from_json, to_json
 from autotransfer.data.dataset import ItemDataset
 from autotransfer.data.modalities import Modality, modality
 from autotransfer.errors import AutotransferError, DataError
-from autotransfer.protocols import FittedModule, FittedState, Strategy
+from autotransfer.profiles import Profile
+from autotransfer.protocols import FittedModule, FittedState
 from autotransfer.registry import Registry
-from autotransfer.schema import Phase, Profile, Recipe, Training, Verdict
+from autotransfer.schema import Phase, Recipe, Training, Verdict
 from autotransfer.space import Choice, Integer, LogUniform, Uniform
 from autotransfer.spec import BackboneSpec, frozen_stages, with_stages
+from autotransfer.strategy import Strategy
 from autotransfer.tasks import make_task
 from autotransfer.train.adapting import adapted
 from autotransfer.train.cuts import check_cuts

@@ -65,7 +65,6 @@ def test_defaults_with_data_are_right():
         ({"space": {"lr": {"lgo": [1, 2]}}}, "the space of 'lr'"),
         ({"space": {"lr": {"log": [0, 1]}}}, "log domain needs low > 0"),
         ({"target": 3}, "target is 3"),
-        ({"unlabeled": "more"}, "unlabeled: rows without labels cannot be used yet"),
         ({"address": "auto"}, "address: a cluster cannot be joined yet"),
     ],
 )

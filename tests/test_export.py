@@ -20,10 +20,12 @@ from autotransfer.data.rows import stack
 from autotransfer.errors import ConfigError, ModelError
 from autotransfer.export import Subject, note_of, write
 from autotransfer.model import load
-from autotransfer.protocols import NeighbourState, Task
+from autotransfer.protocols import Task
 from autotransfer.schema import Recipe
 from autotransfer.spec import AudioInput, BackboneSpec, ImageInput, Input, TextInput
+from autotransfer.strategy import NeighbourState
 from autotransfer.tasks import make_task
+from autotransfer.tasks.several import Several
 from autotransfer.train.depths import DepthNetwork
 from autotransfer.train.neighbours import with_state
 from autotransfer.train.network import TransferNetwork, call
@@ -161,6 +163,22 @@ def test_an_audio_network_hears_silence_as_before_and_numbers_come_in_their_unit
 
 
 @needs
+def test_each_of_several_targets_answers_under_its_name(tmp_path: Path) -> None:
+    task = Several({"kind": CLASSES, "age": NUMBERS})
+    own = subject(Image(), ImageInput(size=16, crop=1.0), task, "map")
+    told = told_of(write(own, tmp_path / "net.onnx"))
+    assert [o["name"] for o in told["outputs"]] == ["outputs", "kind.probabilities", "age.values"]
+    assert told["classes"] == {"kind": ["a", "b", "c"], "age": []}
+    x = torch.randn(4, 3, 16, 16)
+    outputs, chances, ages = run(tmp_path / "net.onnx", {"inputs": x})
+    with torch.no_grad():
+        truth = own.network(x)
+    np.testing.assert_allclose(outputs, truth.numpy(), atol=1e-4)
+    np.testing.assert_allclose(chances, task.probabilities(truth)["kind"], atol=1e-4)
+    np.testing.assert_allclose(ages, task.decode(truth)["age"], rtol=1e-4)
+
+
+@needs
 def test_a_head_on_all_depths_is_exported_with_its_depths(tmp_path: Path) -> None:
     own = subject(Image(), ImageInput(size=16, crop=1.0), CLASSES, "map", depths={"first": 6})
     write(own, tmp_path / "net.onnx")
@@ -253,8 +271,8 @@ def test_a_fitted_baseline_is_refused_on_the_command_line_with_2(
     images = (np.arange(60) % 2 * 150)[:, None, None, None] + np.zeros((60, 8, 8, 3))
     images = (images + np.arange(60)[:, None, None, None]).astype(np.uint8)
     given = {"plugins": [toynet], "backbones": "toynet/small", "executor": "serial", "strategies": "core/probe"}
-    out = tmp_path / "run"
-    model = engine.fit(Settings(data=(images, labels), trials=1, space={"epochs": 1, "lr": 1e-6}, out=out, **given))
+    out, space = tmp_path / "run", {"epochs": 1, "lr": 1e-6, "head_start": False}
+    model = engine.fit(Settings(data=(images, labels), trials=1, space=space, out=out, **given))
     assert model.spec.fitted, "the baseline was to win"
     capsys.readouterr()
     with pytest.raises(SystemExit) as leave:

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("errors", "budget", "codec", "space", "spec", "targets", "schema", "recipes"),
-    ("protocols", "hookspecs", "contract", "home", "mend", "discovery", "registry", "plugin"),
+    ("errors", "budget", "gap", "codec", "space", "spec", "targets", "profiles", "schema", "recipes"),
+    ("protocols", "strategy", "hookspecs", "contract", "home", "mend", "discovery", "registry", "plugin"),
     ("weights", "store", "store_files", "tasks", "data", "train"),
     ("search",),
     (

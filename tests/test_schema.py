@@ -15,16 +15,15 @@ from autotransfer import schema
 from autotransfer.budget import Budget
 from autotransfer.codec import from_json, to_json
 from autotransfer.errors import ConfigError, PluginContractError
+from autotransfer.profiles import DataIssue, Profile
 from autotransfer.schema import (
     Candidate,
     CurvePoint,
     CutReport,
-    DataIssue,
     Evaluation,
     Forecast,
     Phase,
     Plan,
-    Profile,
     Recipe,
     Refusal,
     RunRecord,

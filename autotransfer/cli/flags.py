@@ -21,7 +21,7 @@ _TEXTS = {
     "validation": "Source of the validation rows; drawn from the data.",
     "test": "Source of the held-out rows; drawn from the data.",
     "groups": "A column; rows of one group stay in one split.",
-    "unlabeled": "Rows without labels (refused so far).",
+    "unlabeled": "Source of rows without labels from where the model will be used.",
     "budget": "Seconds of wall clock, or 90s, 10m, 1h30m.",
     "executor": "ray, or serial: in this process.",
     "address": "A running Ray cluster (refused so far).",

@@ -141,6 +141,8 @@ def told(model: TransferModel, out: Path) -> Said:
         "seconds": run.seconds,
         "cpu_seconds": run.cpu_seconds,
         "share_of_one_fine_tune": share(run),
+        "unlabeled": to_json(run.profile.unlabeled),
+        "criterion": run.criterion or None,
         "status": run.status,
     }
     return Said(body, model.report(), INTERRUPTED if run.status == "interrupted" else 0)

@@ -114,11 +114,16 @@ def export(
 
 def leaderboard(folder: Run) -> Said:
     """List every trial, best first, and every backbone that was not tried, with the reason."""
+    from autotransfer.codec import to_json
     from autotransfer.report.leaderboard import rows_of
     from autotransfer.report.words import columns
 
-    rows = rows_of(record) if (record := _record(folder)) is not None else _unfinished(folder)
-    return Said({"run": folder, "rows": rows}, "\n".join(columns(rows)) or "nothing was tried yet")
+    record = _record(folder)
+    rows = rows_of(record) if record is not None else _unfinished(folder)
+    body: dict[str, Any] = {"run": folder, "rows": rows}
+    if record is not None and record.profile.unlabeled is not None:
+        body |= {"unlabeled": to_json(record.profile.unlabeled), "criterion": record.criterion}
+    return Said(body, "\n".join(columns(rows)) or "nothing was tried yet")
 
 
 def report(folder: Run) -> Said:
@@ -183,8 +188,9 @@ def _record(folder: Path) -> RunRecord | None:
 
 def _unfinished(folder: Path) -> list[dict[str, Any]]:
     from autotransfer.codec import from_json
+    from autotransfer.profiles import Profile
     from autotransfer.report.leaderboard import latest_records, rows
-    from autotransfer.schema import Plan, Profile
+    from autotransfer.schema import Plan
 
     if not all((folder / n).is_file() for n in ("profile.json", "plan.json", "trials.jsonl")):
         return []

@@ -13,8 +13,8 @@ from autotransfer.codec import Scalar
 from autotransfer.data.dataset import ItemDataset, Lazy
 from autotransfer.data.modalities import Look, Modality, modality
 from autotransfer.errors import DataError
+from autotransfer.profiles import DataIssue
 from autotransfer.protocols import Dataset
-from autotransfer.schema import DataIssue
 
 
 @dataclass

@@ -18,8 +18,9 @@ from autotransfer.data.rows import PreparedRows
 from autotransfer.data.split import Split, split_rows, united
 from autotransfer.data.suspects import suspects
 from autotransfer.data.targets import labels_of, wanted
+from autotransfer.data.unlabeled import UnlabeledRows, with_unlabeled
 from autotransfer.errors import DataError, faults
-from autotransfer.schema import DataIssue, Profile
+from autotransfer.profiles import DataIssue, Profile
 from autotransfer.targets import one_or_several
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Prepared:
     """Content hash by row of the dataset, ``S24``; empty where a row is not used."""
     groups: np.ndarray[Any, Any] | None = None
     """Number of each row's group ``int64``, its own where it has none; None: rows have no groups."""
+    unlabeled: UnlabeledRows | None = None
+    """Rows without labels, where some were given."""
     kept: Kept | None = field(default=None, repr=False, compare=False)
     """Decoded rows that this process keeps; they do not travel."""
 
@@ -59,6 +62,8 @@ class Prepared:
         """Decode every row once a transform from here on, and keep what comes of it, in a store where there is one."""
         splits = (self.train, self.validation, self.test)
         self.kept = modality(self.profile.modality).keep(self.dataset, self.contents, splits, store)
+        if self.unlabeled is not None:
+            self.unlabeled.keep(store)
 
     def train_groups(self) -> Tensor | None:
         """Return the number of each training row's group, ``int64`` [N]; None where rows have no groups."""
@@ -92,6 +97,7 @@ def prepare(
     validation: Any = None,
     test: Any = None,
     groups: Any = None,
+    unlabeled: Any = None,
     seed: int = 0,
     registry: Registry | None = None,
 ) -> Prepared:
@@ -108,6 +114,7 @@ def prepare(
         validation: source of the validation rows; None: those of ``source``, or drawn from it.
         test: the same for the held-out rows.
         groups: a column name or one value a row; rows of one group stay in one split.
+        unlabeled: source of rows from where the model will be used; their labels are not looked at.
         seed: of the split.
         registry: plugins that may read sources and measure them.
 
@@ -127,10 +134,13 @@ def prepare(
     usable = [i for i in checked.usable if i not in gone]
     checked.issues += [*told, *more]
     try:
-        return _assembled(dataset, names, labels, checked, usable, task, metric, seed, registry)
+        prepared = _assembled(dataset, names, labels, checked, usable, task, metric, seed, registry)
     except DataError as error:
         found = [str(error), *(i.text for i in checked.issues)]
         raise DataError(faults(f"{dataset.name} cannot be used", found)) from error
+    if unlabeled is None:
+        return prepared
+    return with_unlabeled(prepared, unlabeled, registry, asked=modality, seed=seed)
 
 
 def _read_all(source: Any, extra: dict[str, Any], registry: Registry | None, options: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotransfer.errors import DataError
-from autotransfer.schema import DataIssue
+from autotransfer.profiles import DataIssue
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.2

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from autotransfer.schema import DataIssue
+from autotransfer.profiles import DataIssue
 
 NAMES = re.compile(
     r"(^|[_\W])(speaker|subject|patient|person|participant|user|author|writer|customer|client|reviewer|animal|"

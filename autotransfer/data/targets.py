@@ -17,7 +17,7 @@ from autotransfer.codec import digest
 from autotransfer.data.dataset import clean_labels
 from autotransfer.data.readers.columns import named
 from autotransfer.errors import ConfigError, DataError, UserError, faults, suggestion
-from autotransfer.schema import DataIssue
+from autotransfer.profiles import DataIssue
 from autotransfer.targets import TargetProfile, for_each, one_or_several
 from autotransfer.tasks import Several, guess_task, label_sets, make_task
 

@@ -10,6 +10,7 @@ from autotransfer.recipes import ONLY, spec_id
 from autotransfer.report.several import scores_of_each
 from autotransfer.report.words import metric_of, treatment
 from autotransfer.schema import Refusal, RunRecord, SurveyRecord, TrialRecord
+from autotransfer.search.criterion import NAME, SCORES
 from autotransfer.targets import TargetProfile
 
 COLUMNS = (
@@ -31,7 +32,9 @@ def rows_of(run: RunRecord) -> list[dict[str, Any]]:
     """Return one mapping a row, best first; failed and skipped ones come last, with the reason.
 
     ``score`` is the deciding metric on the validation rows, ``survey`` that of a closed-form head on frozen
-    features of the training rows (leave-one-out). Of several targets each has a column beside them.
+    features of the training rows (leave-one-out). Of several targets each has a column beside them. ``information`` is
+    what a trial's answers tell of unlabeled rows, as a share of the most that they could, where that took part in
+    choosing; then the winner need not come first.
     """
     return rows(run.trials, run.survey, run.plan.refusals, run.profile.metric, run.winner, run.profile.each)
 
@@ -71,7 +74,8 @@ def rows(
             strategy, _, backbone = refusal.name.rpartition(" on ")
             row = _empty(backbone, "skipped", refusal.reason) | {"strategy": strategy or None} | unknown
             found.append(row | {"survey": None, "winner": False})
-    return found
+    told = {t.id: t.scores[SCORES][NAME] for t in latest.values() if SCORES in t.scores}
+    return [{**row, NAME: told.get(row["trial"])} for row in found] if told else found
 
 
 def latest_records(ledger: Path) -> tuple[list[TrialRecord], list[SurveyRecord]]:

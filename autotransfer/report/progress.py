@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from autotransfer.profiles import Profile
 from autotransfer.recipes import ONLY, spec_id
 from autotransfer.report.words import clock, data_line, frozen, metric_of, score, size
-from autotransfer.schema import Profile, Refusal, SurveyRecord, TrialRecord
+from autotransfer.schema import Refusal, SurveyRecord, TrialRecord
 
 if TYPE_CHECKING:
     from rich.text import Text

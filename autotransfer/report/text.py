@@ -9,6 +9,7 @@ from autotransfer.report.leaderboard import COLUMNS, rows_of
 from autotransfer.report.several import evaluation_lines, sharing_lines
 from autotransfer.report.words import better, clock, columns, data_line, metric_of, recipe_line, refused, score
 from autotransfer.schema import Evaluation, RunRecord, TrialRecord
+from autotransfer.search.criterion import lines_of
 
 TOP = 10
 """Rows of the leaderboard that are shown."""
@@ -55,6 +56,7 @@ def account(run: RunRecord) -> list[tuple[str, list[str]]]:
     parts = [
         ("data", [data_line(run.profile), *(i.text for i in run.profile.issues)]),
         ("survey", [_survey(run)]),
+        *([("gap", gap)] if (gap := unlabeled(run)) else []),
         ("search", [_search(run)]),
         ("winner", _winner(run)),
         ("test", list(_test(run))),
@@ -104,6 +106,14 @@ def conclusion(run: RunRecord) -> str:
     assert run.test is not None
     assert run.baseline is not None
     return verdict(run.test, run.baseline) if _transferred(run) else _UNTRIED
+
+
+def unlabeled(run: RunRecord) -> list[str]:
+    """Return how the unlabeled rows differ and what recipes were compared by; empty where there are no such rows."""
+    rows = run.profile.unlabeled
+    if rows is None:
+        return []
+    return [*lines_of(rows.gap), f"criterion: {run.criterion}"] if run.criterion else lines_of(rows.gap)
 
 
 def evaluation(found: Evaluation) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autotransfer.data.modalities import modality
+from autotransfer.profiles import Profile
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM
-from autotransfer.schema import BALANCES, Profile, Recipe
+from autotransfer.schema import BALANCES, Recipe
 from autotransfer.targets import TargetProfile
 from autotransfer.tasks.metrics import LOWER_IS_BETTER
 
@@ -112,6 +113,7 @@ def data_line(profile: Profile) -> str:
     kinds = f", {len(profile.classes)} classes ({profile.imbalance:.1f} : 1)" if profile.classes else ""
     kinds = f", {of_each(profile.each)}" if profile.each else kinds
     parts = f"{profile.train:,} train, {profile.validation:,} validation, {profile.test:,} test"
+    parts += f", {profile.unlabeled.rows:,} unlabeled" if profile.unlabeled is not None else ""
     return f"{profile.name}: {rows}{kinds}, {profile.task}, judged by {profile.metric}; {parts}"
 
 

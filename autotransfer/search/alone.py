@@ -15,7 +15,6 @@ import torch
 
 from autotransfer.budget import Budget
 from autotransfer.data.targets import alone
-from autotransfer.protocols import overrides
 from autotransfer.recipes import ONLY, TOGETHER
 from autotransfer.schema import Candidate, TrialRecord
 from autotransfer.search.balancing import BALANCE, balancing, usual
@@ -29,6 +28,7 @@ from autotransfer.search.survey import (
     write_atomically,
 )
 from autotransfer.search.transferability import judge
+from autotransfer.strategy import overrides
 from autotransfer.targets import NOT_ALONE, Sharing
 from autotransfer.tasks import Several
 from autotransfer.tasks.judged import scores_of

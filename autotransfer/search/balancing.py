@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from autotransfer.codec import Scalar
 from autotransfer.data.targets import IMBALANCED
-from autotransfer.schema import BALANCES, Profile, TrialRecord
+from autotransfer.profiles import Profile
+from autotransfer.schema import BALANCES, TrialRecord
 from autotransfer.space import Choice, Domain
 from autotransfer.targets import SEVERAL, TargetProfile
 from autotransfer.tasks import Several

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autotransfer.recipes import MEASURED, spec_id
 from autotransfer.schema import Candidate, Phase, TrialRecord
+from autotransfer.search.criterion import NAME, SCORES, Criterion
 from autotransfer.search.jobs import Context
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Board:
     context: Context
     registry: Registry
     trials: list[Trial] = field(default_factory=list)
+    criterion: Criterion = field(default_factory=Criterion)
+    """What trials are compared by."""
 
     @property
     def records(self) -> dict[str, TrialRecord]:
@@ -124,9 +127,21 @@ class Board:
         self.registry.trial_finished(spent)
 
     def leading(self) -> Trial | None:
-        """Return the best trial so far: highest objective, then least log loss, then the earlier one."""
+        """Return the best trial so far: highest objective, then least log loss, then the earlier one.
+
+        Where answers on unlabeled rows decide, they come first, among the trials that are about as good.
+        """
         scored = [t for t in self.trials if t.objective is not None and not t.alone]
-        return max(scored, key=lambda t: (*t.standing, -self.trials.index(t)), default=None)
+        eligible = self.criterion.eligible([t.record for t in scored])
+        return max(
+            (t for t in scored if t.id in eligible),
+            key=lambda t: (self._informed(t), *t.standing, -self.trials.index(t)),
+            default=None,
+        )
+
+    def _informed(self, trial: Trial) -> float:
+        """Return what a trial's answers tell of the unlabeled rows; 0 where that is not what decides."""
+        return trial.record.scores.get(SCORES, {}).get(NAME, -1.0) if self.criterion.informed else 0.0
 
     def leader(self) -> TrialRecord | None:
         """Return the record of the best trial so far."""
@@ -137,12 +152,18 @@ class Board:
         """Return the trials that could go on."""
         return [t for t in self.trials if t.paused]
 
+    def adapting(self) -> list[Trial]:
+        """Return the trials that adapt to unlabeled rows and could go on."""
+        return [t for t in self.paused() if self.registry.strategy(t.candidate.recipe.strategy).unlabeled]
+
     def tidy(self) -> None:
         """Remove checkpoints of trials that will not go on; the leader's, baselines' and a few paused ones stay."""
         leading = self.leading()
         paused = sorted((t for t in self.paused() if not t.alone), key=lambda t: (-(t.objective or 0.0), t.id))
         for trial in paused[KEPT:]:
             trial.record = _ended(trial.record)
+        if self.criterion.informed:  # a trial may yet win without being any better: by what the others are worth
+            return
         for trial in self.trials:
             if not trial.id.startswith("b") and not trial.paused and trial is not leading:
                 shutil.rmtree(self._checkpoint(trial), ignore_errors=True)

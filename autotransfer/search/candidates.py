@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING, Any
 
 from autotransfer.codec import Scalar
 from autotransfer.data.rows import augmentations
 from autotransfer.errors import ConfigError, suggestion
-from autotransfer.protocols import Strategy, overrides
+from autotransfer.gap import Gap
+from autotransfer.profiles import Profile
 from autotransfer.recipes import (
     AUGMENT,
     AUGMENT_FROM,
@@ -21,20 +21,17 @@ from autotransfer.recipes import (
     MEASURED,
     TASK_WEIGHTS,
     TOGETHER,
-    augmented,
     spec_id,
 )
-from autotransfer.schema import Candidate, Phase, Profile, Recipe, Refusal, SurveyRecord, Training, Verdict
+from autotransfer.schema import Candidate, Recipe, Refusal, SurveyRecord, Training, Verdict
 from autotransfer.search.balancing import BALANCE, balancing, faults, shown, usual
 from autotransfer.search.costs import EPOCHS
 from autotransfer.search.finals import KINDS
+from autotransfer.search.phases import is_family, recipe_phases, trains
 from autotransfer.space import Choice, Domain
 from autotransfer.spec import BackboneSpec, card_of, frozen_stages, has_size, with_stages
+from autotransfer.strategy import Strategy, overrides
 from autotransfer.train.sampling import stream
-
-if TYPE_CHECKING:
-    from autotransfer.registry import Registry
-    from autotransfer.search.jobs import Context
 
 HEAD_START = "head_start"
 """Core's own value: whether the head begins as the survey's closed-form solution, or cold."""
@@ -47,6 +44,8 @@ HEAD_VALUES = ("weight_decay", "dropout", "label_smoothing", BALANCE)
 """Loop settings in which heads of one product may differ."""
 FEW_HEADS, MANY_HEADS = 2, 4
 """Backbones that get heads in any case: where trials are counted, and else, since heads cost next to nothing."""
+ADAPTATIONS = ("core/coral", "core/adabn", "core/mcc")
+"""Strategies for unlabeled rows that are tried in any case: two that train nothing, and the one that trains best."""
 AGAIN = "the best of earlier runs on these data"
 UNKNOWN_STAGES = tuple(f"stage {i}" for i in range(12))
 """Stand in for those that the survey will find."""
@@ -74,27 +73,40 @@ class Space:
     failed: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Why first rungs failed, by backbone and strategy."""
     refusals: list[Refusal] = field(default_factory=list)
+    gap: Gap | None = None
+    """How the unlabeled rows differ from the others, once it is measured."""
+    foretelling: bool = False
+    """Of each strategy it is told why it does not apply, whether or not anybody asked for it."""
 
     def suited(self, spec: BackboneSpec) -> list[Strategy]:
-        """Return the strategies that apply to a backbone; why others do not is kept."""
-        found = []
+        """Return the strategies that apply to a backbone; why others do not is kept.
+
+        Those for unlabeled rows go without saying where there are none; ``unsuited`` alone tells of them.
+        """
+        found, told = [], self.foretelling or self.profile.unlabeled is not None
         for strategy in self.strategies:
-            verdict = strategy.applies(self.profile, spec)
+            verdict = strategy.applies(self.known, spec)
             reasons = self.failed.get((spec.id, strategy.id), [])
             if verdict.ok and len(reasons) >= FAILURES:
                 verdict = Verdict(False, f"it was given up after {len(reasons)} failures: {reasons[-1]}")
             if verdict.ok:
                 found.append(strategy)
-            elif strategy.baseline == (not spec.transfer):
+            elif strategy.baseline == (not spec.transfer) and (told or not strategy.unlabeled):
                 self._refuse(f"{strategy.id} on {spec.id}", verdict.reason)
         return found
+
+    @property
+    def known(self) -> Profile:
+        """The profile with the gap to the unlabeled rows, once it is measured: what ``applies`` may ask."""
+        rows = self.profile.unlabeled
+        return self.profile if rows is None else replace(self.profile, unlabeled=replace(rows, gap=self.gap))
 
     def unsuited(self) -> list[Refusal]:
         """Return why strategies do not apply, as far as that is known before the survey.
 
         A backbone whose stages are not declared is taken to have many: none may be refused for want of them yet.
         """
-        alone = replace(self, refusals=[])
+        alone = replace(self, refusals=[], foretelling=True)
         for spec in self.specs.values():
             alone.suited(spec if spec.stages else with_stages(spec, UNKNOWN_STAGES))
         return alone.refusals
@@ -234,7 +246,7 @@ class Proposer:
         The default recipe (static winner, all unfrozen, layer decay .75) comes first, so that the search cannot end
         below what one would have done without it; then heads on the best backbones, on the last output and on all
         depths of each (the latter was better on six of six tasks: benchmarks/depths.py), and the best backbone with
-        its top third unfrozen.
+        its top third unfrozen. Where there are unlabeled rows that differ, the best backbone is adapted to them.
         """
         if not self.order:
             return []
@@ -244,6 +256,10 @@ class Proposer:
         found: list[Candidate] = []
         found += self._named(static, "core/full", {"layer_decay": 0.75, **tuned}, "default recipe")
         found += self._named(best, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey winner")
+        for name in ADAPTATIONS:
+            found += self._named(
+                best, name, {"freeze_fraction": 0.0, **tuned}, "the survey winner adapted to the unlabeled rows"
+            )
         found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **tuned}, "survey winner, top third")
         found += self._named(best, "core/depths", {}, "one head on all depths of the survey winner")
         for id in others:
@@ -259,7 +275,7 @@ class Proposer:
         if spec is None or strategy is None or spec_id(recipe) not in self.order:
             return []
         outside = any(n in self.space.given and v not in self.space.given[n] for n, v in recipe.values.items())
-        if outside or not strategy.applies(self.space.profile, spec).ok:
+        if outside or not strategy.applies(self.space.known, spec).ok:
             return []
         return self._new(self.space.recipe(spec, strategy, recipe.values), AGAIN)
 
@@ -359,40 +375,11 @@ class Proposer:
 
 def _surveyed(spec: BackboneSpec, record: SurveyRecord) -> BackboneSpec:
     """Return a card with what the survey found out about the network."""
-    return replace(with_stages(spec, record.stages), linear=record.linear if spec.linear is None else spec.linear)
-
-
-def is_family(strategy: Strategy, phases: Sequence[Phase], stages: int) -> bool:
-    """Return whether recipes of a strategy are heads on one frozen output, told apart by rates and regularisers."""
-    doors = ("head", "adapt", "objective", "combine", "finish")
-    frozen = len(phases) == 1 and phases[0].freeze is not None and phases[0].freeze >= stages
-    plain = frozen and phases[0].sampler == "shuffle" and phases[0].augment == "none" and not phases[0].averaging
-    return plain and not strategy.depths and not any(overrides(strategy, door) for door in doors)
-
-
-def trains(phase: Phase, stages: int) -> bool:
-    """Return whether a phase moves any part of a backbone of so many stages."""
-    frozen = phase.stages == () or (phase.freeze is not None and phase.freeze >= stages)
-    return phase.epochs > 0 and not frozen
+    linear = record.linear if spec.linear is None else spec.linear
+    return replace(with_stages(spec, record.stages), linear=linear, batch_norms=record.batch_norms)
 
 
 def _key(recipe: Recipe) -> str:
     # Two fractions that freeze the same number of stages are one candidate, measured or not.
     values = {n: v for n, v in recipe.values.items() if n != "freeze_fraction"}
     return replace(recipe, values=values, dtype=MEASURED).key
-
-
-def values_of(recipe: Recipe) -> dict[str, Any]:
-    """Return the values as phases see them, ``freeze`` among them."""
-    return {**recipe.values, "freeze": recipe.freeze} if recipe.freeze is not None else dict(recipe.values)
-
-
-def recipe_phases(strategy: Strategy, profile: Profile, spec: BackboneSpec, recipe: Recipe) -> list[Phase]:
-    """Return the phases of a strategy as a recipe's values have them; ``spec`` is the backbone with its stages."""
-    return augmented(strategy.phases(profile, spec, values_of(recipe)), recipe.values, len(spec.stages))
-
-
-def phases_of(registry: Registry, context: Context, profile: Profile, recipe: Recipe) -> list[Phase]:
-    """Return the phases of a recipe on its backbone."""
-    spec = replace(context.specs[spec_id(recipe)], stages=recipe.stages)
-    return recipe_phases(registry.strategy(recipe.strategy), profile, spec, recipe)

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from autotransfer.data.modalities import modality
-from autotransfer.protocols import Strategy, overrides
-from autotransfer.schema import STORED, Phase, Profile, SurveyRecord
+from autotransfer.gap import POOLED_ROWS
+from autotransfer.profiles import Profile
+from autotransfer.schema import STORED, Phase, SurveyRecord
+from autotransfer.strategy import Strategy, overrides
 
 EPOCHS = 10
 """Passes over the training rows in a full training."""
@@ -108,11 +110,12 @@ class Costs:
         ``share`` is that of the validation rows which are scored after each epoch in the training rows.
         """
         looks = strategy is not None and overrides(strategy, "objective")
+        pairs = looks and strategy is not None and strategy.unlabeled  # each step runs as many unlabeled rows
         macs, total = self.macs(id), 0.0
         for phase, epochs in parts:
             prefix = prefix_share(phase, macs)
             if prefix >= 1.0:  # its features are those of the survey, but a loss term sees each batch pass
-                total += epochs if looks else 0.0
+                total += (2.0 if pairs else 1.0) * epochs if looks else 0.0
                 continue
             kept = prefix > 0.0 and _stores(strategy) and self._cut(phase) in self.stored.get(id, set())
             before = 0.0 if kept and phase.augment in STORED else prefix
@@ -120,7 +123,8 @@ class Costs:
                 most = len(modality(self.profile.modality).views)
                 total += max(0, _views(phase.epochs, most) - 1) * prefix * epochs / phase.epochs
             trained = (1.0 + BACKWARD * backwards) * (1.0 - prefix)
-            total += epochs * (before + trained + share * (before + 1.0 - prefix))
+            training = (2.0 if pairs else 1.0) * (before + trained)
+            total += epochs * (training + share * (before + 1.0 - prefix))
         return total * self.row(id) * self.profile.train
 
     def moves(self, id: str, phases: Sequence[Phase]) -> bool:
@@ -147,6 +151,19 @@ class Costs:
         if record is None or record.status == "done":
             return 0.0
         return self.row(id) * (self.profile.train - record.rows + self.profile.validation)
+
+    def adapting(self, id: str, strategy: Strategy) -> float:
+        """Return the cost of what a strategy for unlabeled rows does without training the backbone.
+
+        A head that sees their features has them read once. A backbone that is adapted has no use for its survey: the
+        labelled rows are read for their statistics and again for the head, the unlabeled ones for theirs.
+        """
+        if not strategy.unlabeled or self.profile.unlabeled is None or overrides(strategy, "objective"):
+            return 0.0
+        rows = min(self.profile.unlabeled.rows, POOLED_ROWS)
+        if overrides(strategy, "adapt"):
+            rows += 2 * self.profile.train + self.profile.validation
+        return self.row(id) * rows
 
     def _record(self, id: str) -> SurveyRecord | None:
         return next((r for r in self.survey() if r.backbone == id), None)

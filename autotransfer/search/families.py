@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from autotransfer.protocols import HeadState
 from autotransfer.schema import Phase, Recipe, TrialRecord
 from autotransfer.search.balancing import shifted
 from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.jobs import RungJob
+from autotransfer.strategy import HeadState
 from autotransfer.tasks.judged import deciding, scores_of
 from autotransfer.train import checkpoint
 from autotransfer.train.fused import FusedHead, HeadSetting, fit_heads

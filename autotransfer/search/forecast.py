@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from autotransfer.budget import Budget
+from autotransfer.profiles import Profile
 from autotransfer.recipes import spec_id
-from autotransfer.schema import Candidate, Forecast, Plan, Profile
+from autotransfer.schema import Candidate, Forecast, Plan
 from autotransfer.search.costs import BACKWARD, EPOCHS
 from autotransfer.spec import BackboneSpec
 

@@ -42,6 +42,26 @@ class SurveyJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GapJob:
+    """Read rows without labels through a surveyed backbone, and measure how they differ from the training rows."""
+
+    backbone: str
+    known: SurveyRecord = field(compare=False)
+    """The backbone's survey; the gap is added to it. No part of the job's name: it follows from the earlier jobs."""
+    kind: ClassVar[str] = "gap"
+
+    @property
+    def key(self) -> str:
+        """A hash that names this job."""
+        return digest([self.kind, self.backbone])
+
+    @property
+    def title(self) -> str:
+        """What a user reads while it runs."""
+        return f"unlabeled rows through {self.backbone}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RungJob:
     """Train a recipe up to the end of an epoch, from where its last rung stopped."""
 
@@ -60,6 +80,10 @@ class RungJob:
     """Other heads on the same frozen features, trained beside this one in the same products; the best is the trial."""
     deadline: float = field(default=float("inf"), compare=False)
     """``time.time()`` seconds after which training stops at the next batch; no part of the job's name."""
+    criterion: str = field(default="validation", compare=False)
+    """What its record is compared by; no part of the job's name: it follows from the earlier jobs."""
+    judge: str = field(default="", compare=False)
+    """Backbone whose classifier of labelled and unlabeled rows weighs validation rows."""
     kind: ClassVar[str] = "rung"
 
     @property
@@ -74,7 +98,7 @@ class RungJob:
         return f"{self.id} {spec_id(self.recipe)} {self.recipe.strategy}{freeze}"
 
 
-Job = SurveyJob | RungJob
+Job = SurveyJob | GapJob | RungJob
 Generation = Generator[list[Job], list[Record], None]
 """Jobs that may run side by side, then their records in the same order."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from autotransfer.codec import dumps, from_json, to_json
 from autotransfer.errors import ModelError
 from autotransfer.schema import SurveyRecord, TrialRecord
-from autotransfer.search.jobs import Job, Record, SurveyJob
+from autotransfer.search.jobs import GapJob, Job, Record, SurveyJob
 
 _KINDS = {"survey": SurveyRecord, "trial": TrialRecord}
 
@@ -35,6 +35,8 @@ class Ledger:
         if record is None or record.status in ("failed", "stopped"):
             return None
         if isinstance(job, SurveyJob) and isinstance(record, SurveyRecord) and _cut_short(job, record):
+            return None
+        if isinstance(job, GapJob) and isinstance(record, SurveyRecord) and record.gap is None:
             return None
         left = record.features if isinstance(record, SurveyRecord) else record.checkpoint
         return record if left and (self.work / left).exists() else None

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from autotransfer.codec import dumps, from_json
 from autotransfer.errors import ModelError
-from autotransfer.schema import Profile, Recipe, SurveyRecord, TrialRecord
+from autotransfer.gap import rows_hash
+from autotransfer.profiles import Profile
+from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.surrogate import Observation
 from autotransfer.weights import cache_folder
 
@@ -69,7 +71,7 @@ class Memory:
         runs = [r for r in self._runs() if r.modality == profile.modality]
         runs = [*_on(runs, profile, same=True), *_on(runs, profile, same=False)]
         return [
-            Observation(t.recipe, t.gain, _noise(run, profile), here=run.fingerprint == profile.fingerprint)
+            Observation(t.recipe, t.gain, _noise(run, profile), here=run.fingerprint == rows_of(profile))
             for run in runs
             for t in run.tried
         ][:MOST_RECORDS]
@@ -98,7 +100,7 @@ class Memory:
         """
         run = PastRun(
             format=FORMAT,
-            fingerprint=profile.fingerprint,
+            fingerprint=rows_of(profile),
             modality=profile.modality,
             task=profile.task,
             rows=profile.train,
@@ -155,8 +157,13 @@ class Memory:
 
 
 def _on(runs: Sequence[PastRun], profile: Profile, *, same: bool) -> list[PastRun]:
-    return [r for r in runs if (r.fingerprint == profile.fingerprint) == same]
+    return [r for r in runs if (r.fingerprint == rows_of(profile)) == same]
 
 
 def _noise(run: PastRun, profile: Profile) -> float:
-    return SAME_DATA if run.fingerprint == profile.fingerprint else OTHER_DATA
+    return SAME_DATA if run.fingerprint == rows_of(profile) else OTHER_DATA
+
+
+def rows_of(profile: Profile) -> str:
+    """Return the hash of a run's rows, those without labels among them."""
+    return rows_hash(profile.fingerprint, profile.unlabeled)

@@ -12,18 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from autotransfer.budget import Budget
-from autotransfer.protocols import overrides
+from autotransfer.profiles import Profile
 from autotransfer.recipes import AUGMENT, spec_id
-from autotransfer.schema import Candidate, Profile, Recipe, Refusal, SurveyRecord, TrialRecord
+from autotransfer.schema import Candidate, Recipe, Refusal, SurveyRecord, TrialRecord
 from autotransfer.search import alone, rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
+from autotransfer.search.comparing import compare
 from autotransfer.search.costs import Costs
 from autotransfer.search.finals import begins_at, hoped, may_have_rivals, rival, verdict
 from autotransfer.search.jobs import Context, Generation, RungJob
 from autotransfer.search.prices import Prices
 from autotransfer.search.rounds import Rounds
 from autotransfer.search.surrogate import Observation, Surrogate, improvement
+from autotransfer.strategy import overrides
 from autotransfer.tasks.metrics import ceiling
 
 if TYPE_CHECKING:
@@ -115,13 +117,13 @@ class Search:
         self.unit = self.costs.unit(*self.unit_of)
         self.spent = sum(self.costs.row(r.backbone) * r.rows for r in self.survey)
         heads = MANY_HEADS if self.budget.trials is None else FEW_HEADS
+        yield from compare(self, order)
         proposer = Proposer(self.space, self.survey, order, static, heads)
         self.space.unknown_values()
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self.visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
-        most = ceiling(self.profile.metric)
-        told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past, most)
+        told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past, ceiling(self.profile.metric))
         self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
         yield from self._tune(proposer)
         yield from self._last_rung()
@@ -224,7 +226,7 @@ class Search:
         best, found = self._best_skill(), []
         for trial in self.board.paused():
             cost = self.prices.rest(trial)
-            if trial in batch or not self._in_time(trial.backbone, cost + alone.kept_back(self)):
+            if trial in batch or not self.in_time(trial.backbone, cost + alone.kept_back(self)):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
             found.append(Option(self._worth(mean, spread, best, cost), trial=trial))
@@ -232,14 +234,18 @@ class Search:
 
     def _last_rung(self) -> Generation:
         """Let the leader run to its end: its last rung is the training of the model that is shipped."""
+        if self.board.criterion.informed:  # labelled rows held them back, which do not judge them
+            for one in self.board.adapting():
+                while one.paused and self.in_time(one.backbone, self.prices.rest(one)):
+                    yield from self.visit([one])
         while (trial := self.board.leading()) is not None and trial.paused:
-            if not self._in_time(trial.backbone, self.prices.rest(trial)):
+            if not self.in_time(trial.backbone, self.prices.rest(trial)):
                 return
             yield from self.visit([trial])
 
     def _finals(self) -> Generation:
         """Run the leader's last rung again with augmented rows, where that is worth its price."""
-        plain = self.board.leading()
+        plain = None if self.board.criterion.informed else self.board.leading()
         if plain is None or not may_have_rivals(plain) or plain.done < len(plain.rungs):
             return
         chosen: list[Trial] = []
@@ -270,7 +276,7 @@ class Search:
             return f"the {gain:.2g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
         if self.budget == Budget() and self.spent + planned + cost > UNLIMITED_UNITS * self.unit:
             return f"the search would cost more than {UNLIMITED_UNITS:g} units"
-        return "" if self._in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
+        return "" if self.in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
 
     def visit(self, trials: Sequence[Trial]) -> Generation:
         """Run the next rung of each of these trials."""
@@ -321,6 +327,8 @@ class Search:
             survey=record.features if record is not None else "",
             deadline=self.end(trial.backbone),
             rivals=trial.candidate.rivals,
+            criterion=self.board.criterion.kind,
+            judge=self.board.criterion.judge,
         )
 
     def gains(self) -> dict[str, float]:
@@ -342,7 +350,7 @@ class Search:
         """Return whether a first rung ends in time, after ``planned`` seconds of others; if not, it is refused."""
         cost = self.prices.first(candidate.recipe)
         heads = self.budget.seconds is not None and self.budget.seconds < HEADS_ONLY and self.moves(candidate)
-        if not heads and self._in_time(spec_id(candidate.recipe), cost + alone.kept_back(self), planned):
+        if not heads and self.in_time(spec_id(candidate.recipe), cost + alone.kept_back(self), planned):
             return True
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)}"
@@ -350,7 +358,8 @@ class Search:
             self.space.refusals.append(Refusal(name=name, reason=why))
         return False
 
-    def _in_time(self, id: str, cost: float, planned: float = 0.0) -> bool:
+    def in_time(self, id: str, cost: float, planned: float = 0.0) -> bool:
+        """Return whether a training of a backbone ends in time, after ``planned`` seconds of others."""
         if self.deadline == float("inf"):
             return True
         return time.time() + max(cost, (planned + cost) / self.workers) <= self.end(id)

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autotransfer.protocols import overrides
+from autotransfer.profiles import Profile
 from autotransfer.recipes import COMBINE, ONLY, PCGRAD, spec_id
-from autotransfer.schema import Phase, Profile, Recipe
-from autotransfer.search.candidates import phases_of
+from autotransfer.schema import Phase, Recipe
 from autotransfer.search.costs import EPOCHS, Costs
+from autotransfer.search.phases import phases_of
+from autotransfer.strategy import overrides
 
 if TYPE_CHECKING:
-    from autotransfer.protocols import Strategy
     from autotransfer.registry import Registry
     from autotransfer.search.board import Trial
     from autotransfer.search.jobs import Context
+    from autotransfer.strategy import Strategy
 
 RUNGS = (2, 5, EPOCHS)
 """Epochs at which recipes that move the backbone are compared, counted from the first that moves it."""
@@ -30,6 +31,8 @@ class Prices:
     profile: Profile
     registry: Registry
     costs: Costs
+    judged: int = 0
+    """Rows without labels that each recipe answers to be compared."""
 
     def phases(self, recipe: Recipe) -> list[Phase]:
         """Return the phases of a recipe."""
@@ -82,8 +85,9 @@ class Prices:
 
     def _whole(self, recipe: Recipe, phases: Sequence[Phase], start: float, stop: float | None, moves: bool) -> float:
         """Return the cost of a rung; heads need the rest of the survey too."""
-        cost = self._training(recipe, phases, start, stop)
-        return cost if moves else cost + self.costs.remaining(spec_id(recipe))
+        id = spec_id(recipe)
+        cost = self._training(recipe, phases, start, stop) + self.judged * self.costs.row(id)
+        return cost if moves else cost + self.costs.remaining(id) + self.costs.adapting(id, self._strategy(recipe))
 
     def backwards(self, recipe: Recipe) -> int:
         """Return the backward passes of one step: of several targets one each, where their gradients are combined."""

@@ -26,13 +26,13 @@ from autotransfer.codec import from_json, to_json
 from autotransfer.errors import SearchError
 from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.search import trial
-from autotransfer.search.jobs import Context, Generation, Job, Record, RungJob, SurveyJob
+from autotransfer.search.jobs import Context, GapJob, Generation, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.policy import Notify
 from autotransfer.search.trial import Worker, failed
 
 log = logging.getLogger(__name__)
-_KINDS: Mapping[str, Any] = {"survey": SurveyJob, "rung": RungJob}
+_KINDS: Mapping[str, Any] = {"survey": SurveyJob, "gap": GapJob, "rung": RungJob}
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -137,7 +137,7 @@ class PolicySearcher(Searcher):
         if error or not result or "record" not in result:
             record = failed(job, self._why_dead(job))
         else:
-            kind = SurveyRecord if isinstance(job, SurveyJob) else TrialRecord
+            kind = TrialRecord if isinstance(job, RungJob) else SurveyRecord
             record = cast("Record", from_json(kind, json.loads(result["record"])))
         self.ledger.add(job, record)
         self._keep(job, record, again=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autotransfer.codec import dumps, from_json, to_json
 from autotransfer.errors import ModelError, StoreFullError
@@ -21,7 +23,7 @@ from autotransfer.store import Store
 log = logging.getLogger(__name__)
 FORMAT = 2
 """Of the entries; raised whenever a survey would find other things on the same rows."""
-RECORD = "record"
+RECORD, UNLABELED = "record", "unlabeled"
 
 
 def find_survey(context: Context, spec: BackboneSpec) -> SurveyRecord | None:
@@ -50,26 +52,46 @@ def keep_survey(context: Context, spec: BackboneSpec, record: SurveyRecord) -> N
         return
     values = {n: t.numpy() for n, t in load_features(context.path(record.features)).items()}
     values[RECORD] = np.frombuffer(dumps(record).encode(), np.uint8)
+    _put(context, key, values, f"the survey of {spec.id}")
+
+
+def find_unlabeled(context: Context, spec: BackboneSpec, dtype: str) -> Tensor | None:
+    """Return what a backbone gave on these very unlabeled rows in an earlier run, [N, width]; None: nothing is kept."""
+    key = _key(context, spec, UNLABELED, dtype)
+    arrays = _store(context).get(key) if key else None
+    return None if arrays is None else torch.from_numpy(np.array(arrays[UNLABELED]))
+
+
+def keep_unlabeled(context: Context, spec: BackboneSpec, dtype: str, pooled: Tensor) -> None:
+    """Keep what a backbone gave on unlabeled rows, in arithmetic of ``dtype``, for later runs."""
+    if key := _key(context, spec, UNLABELED, dtype):
+        _put(context, key, {UNLABELED: pooled.numpy()}, f"what {spec.id} gives on the unlabeled rows")
+
+
+def _put(context: Context, key: str, values: Mapping[str, np.ndarray[Any, Any]], what: str) -> None:
     try:
         with _store(context).put(key, {n: (v.shape, v.dtype) for n, v in values.items()}) as arrays:
             for name, value in values.items():
                 arrays[name][...] = value
     except StoreFullError as error:
-        log.warning("the survey of %s is not kept for later runs: %s", spec.id, error)
+        log.warning("%s is not kept for later runs: %s", what, error)
 
 
 def _store(context: Context) -> Store:
     return Store(Path(context.store), context.store_bytes)
 
 
-def _key(context: Context, spec: BackboneSpec) -> str:
+def _key(context: Context, spec: BackboneSpec, kind: str = "survey", *more: str) -> str:
     file = context.weights.get(spec.id)
     if not context.store or file is None or spec.weights is None or spec.fitted:
         return ""
     plugin = next((e for e in context.manifest if e["name"] == spec.namespace), {})
     about: tuple[Any, ...] = (FORMAT, torch.__version__, to_json(spec), to_json(plugin), _identity(Path(file)))
     profile = context.prepared.profile
-    return Store.key("survey", slug(spec.id), *about, profile.fingerprint, context.prepared.task.to_json())
+    if kind == UNLABELED:
+        assert profile.unlabeled is not None
+        return Store.key(kind, slug(spec.id), *about, profile.unlabeled.fingerprint, *more)
+    return Store.key(kind, slug(spec.id), *about, profile.fingerprint, context.prepared.task.to_json())
 
 
 def _identity(path: Path) -> list[Any]:

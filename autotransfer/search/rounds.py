@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotransfer.schema import CutReport, Profile, SurveyRecord
-from autotransfer.search.jobs import Context, Generation, Job, SurveyJob
+from autotransfer.profiles import Profile
+from autotransfer.schema import CutReport, SurveyRecord
+from autotransfer.search.jobs import Context, GapJob, Generation, Job, SurveyJob
 from autotransfer.search.survey import row_losses
 from autotransfer.search.transferability import chance_of_best
 from autotransfer.spec import BackboneSpec
@@ -69,6 +70,12 @@ class Rounds:
         going = [r.backbone for r in self.fine() if r.backbone in ids and r.status == "partial"]
         if going:
             yield from self._run([SurveyJob(backbone=i, rows=rows, seconds=left) for i in going])
+
+    def gap(self, id: str) -> Generation:
+        """Read the unlabeled rows, where there are some, through a backbone that has read all others."""
+        if self.profile.unlabeled is None or self.record(id).status != "done":
+            return
+        yield from self._run([GapJob(backbone=id, known=self.record(id))])
 
     def _first_chunk(self) -> int:
         most = max([len(self.profile.classes), *(len(t.classes) for t in self.profile.each)])

@@ -13,12 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState, linear_weights, weight_matrices
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.transferability import judge
+from autotransfer.strategy import HeadState, linear_weights, weight_matrices
 from autotransfer.train.autocast import exact, mixed
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.depths import concatenated
@@ -68,6 +69,7 @@ def open_backbone(spec: BackboneSpec, backbone: nn.Module, train: Rows) -> Froze
         status="partial",
         width=stages.width,
         params=sum(p.numel() for p in backbone.parameters()),
+        batch_norms=any(isinstance(m, _BatchNorm) for m in backbone.modules()),
         macs=stages.macs[-1] if stages.macs else 0.0,
         linear=_linear(backbone),
         stages=stages.paths,
@@ -118,17 +120,18 @@ def run_survey(
         count += len(new[0])
     spent = (time.perf_counter() - began) / max(1, count)
     file = f"{name}.{stop}.safetensors"
-    write_atomically(parts, context.path(file))
+    own = None if groups is None else groups[:stop]
+    # What was fitted on these very rows cannot be judged by leaving one of them out.
+    fitted = frozen.spec.fitted
+    cuts = record.cuts if fitted else _scored(record.cuts, parts, train.targets[:stop], task, tick, own)
+    write_atomically(parts, context.path(file))  # the head and the losses that judging has added to them too
     frozen.record = replace(
         record,
         status="done" if stop == len(train) and job.last else "partial",
         rows=stop,
         seconds_per_row=spent,
         features=file,
-        # What was fitted on these very rows cannot be judged by leaving one of them out.
-        cuts=record.cuts
-        if frozen.spec.fitted
-        else _scored(record.cuts, parts, train.targets[:stop], task, tick, None if groups is None else groups[:stop]),
+        cuts=cuts,
     )
     told = getattr(train, "told", None)
     if told is not None and job.last and told():

@@ -18,15 +18,19 @@ from torch import Tensor, nn
 from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
 from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
-from autotransfer.protocols import FittedModule, FittedState, Rows, Strategy
+from autotransfer.protocols import FittedModule, FittedState, Rows
 from autotransfer.recipes import MEASURED, ONLY, spec_id, stream_key
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
 from autotransfer.search import alone
 from autotransfer.search.balancing import shifted
-from autotransfer.search.candidates import HEAD_START, recipe_phases, trains, values_of
+from autotransfer.search.candidates import HEAD_START
+from autotransfer.search.criterion import JUDGED_ROWS, VALIDATION
 from autotransfer.search.families import train_family
-from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob, slug
+from autotransfer.search.gap import measure, pool_unlabeled, unlabeled_features
+from autotransfer.search.jobs import Context, GapJob, Job, Record, RungJob, SurveyJob, slug
+from autotransfer.search.judging import informed, weighted
+from autotransfer.search.phases import recipe_phases, trains, values_of
 from autotransfer.search.recall import find_survey, keep_survey
 from autotransfer.search.survey import (
     Frozen,
@@ -40,6 +44,7 @@ from autotransfer.search.survey import (
 )
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
+from autotransfer.strategy import Strategy
 from autotransfer.tasks import Several
 from autotransfer.tasks.judged import scores_of
 from autotransfer.train import checkpoint, precision
@@ -93,13 +98,18 @@ class Worker:
         """Return the record of a job; whatever went wrong is its reason."""
         began, cpu = time.perf_counter(), time.process_time()
         try:
-            done = self._survey(job) if isinstance(job, SurveyJob) else self._rung(job)
+            done = self._done(job)
         except Exception as error:  # a plugin may raise anything; only this job dies of it
             done = failed(job, reason_of(error))
         seconds, spent = time.perf_counter() - began, time.process_time() - cpu
         if isinstance(done, TrialRecord):
             return replace(done, seconds=seconds, cpu_seconds=spent, worker=self.name)
         return replace(done, seconds=seconds, cpu_seconds=spent)
+
+    def _done(self, job: Job) -> Record:
+        if isinstance(job, RungJob):
+            return self._rung(job)
+        return self._survey(job) if isinstance(job, SurveyJob) else self._gap(job)
 
     def rows(self, spec: BackboneSpec, split: str) -> Rows:
         """Return a split prepared for a backbone."""
@@ -108,9 +118,18 @@ class Worker:
 
     def prepared(self, indices: Any, spec: BackboneSpec) -> Rows:
         """Return rows of the dataset, by number, prepared for a backbone."""
+        return self.context.prepared.rows(indices, spec.input, self.tools(spec))
+
+    def unlabeled(self, spec: BackboneSpec, most: int | None = None) -> Rows | None:
+        """Return the rows without labels prepared for a backbone, all or the first ones, where there are some."""
+        held = self.context.prepared.unlabeled
+        return None if held is None else held.rows(spec.input, self.tools(spec), most)
+
+    def tools(self, spec: BackboneSpec) -> Any:
+        """Return what the inputs of a backbone need beside the rows, opened once."""
         if spec.id not in self._tools:
             self._tools[spec.id] = open_tools(spec, self.registry, self.context.weights.get(spec.id))
-        return self.context.prepared.rows(indices, spec.input, self._tools[spec.id])
+        return self._tools[spec.id]
 
     def _survey(self, job: SurveyJob) -> SurveyRecord:
         spec = self.context.specs[job.backbone]
@@ -130,6 +149,15 @@ class Worker:
             self.frozen = None
         keep_survey(self.context, spec, record)
         return record
+
+    def _gap(self, job: GapJob) -> SurveyRecord:
+        spec, rows = self.context.specs[job.backbone], self.unlabeled(self.context.specs[job.backbone])
+        if rows is None:
+            raise TrialFailedError("there are no unlabeled rows")
+        with arithmetic(self.context.threads, "float32", self.device):
+            pooled = pool_unlabeled(self.context, spec, job.known, rows, lambda: self.backbone(spec), self.tick)
+            targets = self.rows(spec, "train").targets
+            return replace(job.known, gap=measure(self.context, job.known, pooled, targets, self.task))
 
     def _precision(self, spec: BackboneSpec, backbone: nn.Module, rows: Rows, kind: str) -> str:
         """Return the dtype that passes of this kind run in, on this machine."""
@@ -161,7 +189,8 @@ class Worker:
     def _family(self, job: RungJob) -> TrialRecord | None:
         """Return the record of heads trained together; None where the survey's features are not whole."""
         file = self.context.path(job.survey) if job.survey and job.rows is None else None
-        features = head_features(file) if file is not None and job.rivals else None
+        plain = job.rivals and job.criterion == VALIDATION  # else each head is to answer other rows, or weighted ones
+        features = head_features(file) if file is not None and plain else None
         if file is None or features is None or len(features[0]) != len(self.context.prepared.train):
             return None
         spec, strategy = self.context.specs[spec_id(job.recipe)], self.registry.strategy(job.recipe.strategy)
@@ -201,7 +230,7 @@ class Worker:
         if over:
             trainer.best_state = trainer.snapshot()
         checkpoint.save(trainer, self.context.path(f"checkpoint-{job.id}"), lean=over)
-        outputs, scores = self._best_scores(trainer)
+        outputs, scores = self._best_scores(trainer, job)
         if not over:
             self.live[(job.id, job.rung)] = trainer
             while len(self.live) > LIVE:
@@ -222,7 +251,10 @@ class Worker:
             checkpoint=f"checkpoint-{job.id}",
         )
         held, train = trainer.job.validation, trainer.job.train.targets
-        return record if held is None else shifted(record, self.task, outputs, held.targets, train)
+        if held is None:
+            return record
+        record = shifted(record, self.task, outputs, held.targets, train)
+        return weighted(self.context, job, record, self.task, outputs, held.targets)
 
     def _first_rows(self, job: RungJob) -> tuple[Rows, Rows | None] | None:
         """Return the rows of a job that the budget does not let use all; None for any other."""
@@ -232,15 +264,18 @@ class Worker:
         held = data.validation[: max(1, job.rows // 4)]
         return self.prepared(data.train[: job.rows], spec), self.prepared(held, spec)
 
-    def _best_scores(self, trainer: Trainer) -> tuple[Tensor, dict[str, dict[str, float]]]:
+    def _best_scores(self, trainer: Trainer, job: RungJob) -> tuple[Tensor, dict[str, dict[str, float]]]:
         """Return outputs and scores of the best weights on the validation rows; the latest ones are put back."""
         latest, held = trainer.snapshot(), trainer.job.validation
         if held is None:
             return torch.zeros(0, self.task.outputs), {self.task.name: {}}
         trainer.load_best()
         outputs = trainer.outputs()
+        scores = scores_of(self.task, outputs, held.targets)
+        rows = self.unlabeled(self.context.specs[spec_id(job.recipe)], JUDGED_ROWS)
+        scores |= informed(job, trainer.job.network, rows, self.task, self.tick)
         trainer.load(latest)
-        return outputs, scores_of(self.task, outputs, held.targets)
+        return outputs, scores
 
     def trainer(
         self,
@@ -258,6 +293,7 @@ class Worker:
         pooled = head_features(features, strategy.depths) if features is not None and rows is None else None
         other = network.adapted or strategy.depths  # the survey's head was fitted to other features
         started = bool(recipe.values.get(HEAD_START)) and features is not None and not other
+        gathered = None if other or not strategy.unlabeled else unlabeled_features(self.context, spec.id)
         split = {"train": train} if validation is None else {"train": train, "validation": validation}
         return Trainer(
             TrainingJob(
@@ -270,6 +306,8 @@ class Worker:
                 train=train,
                 validation=validation,
                 pooled=pooled if pooled is not None and len(pooled[0]) == len(train) else None,
+                unlabeled=self.unlabeled(spec),
+                pooled_unlabeled=gathered,
                 start=closed_form_head(features) if started and features is not None else None,
                 prefixes=self._prefixes(spec, recipe, split) if rows is None else None,
                 tick=self.tick,
@@ -331,6 +369,8 @@ def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: 
 
 def failed(job: Job, reason: str) -> Record:
     """Return the record of a job that came to nothing."""
+    if isinstance(job, GapJob):
+        return replace(job.known, notes=(*job.known.notes, f"the unlabeled rows: {reason}"))
     if isinstance(job, SurveyJob):
         return SurveyRecord(backbone=job.backbone, status="failed", reason=reason)
     return TrialRecord(id=job.id, recipe=job.recipe, rung=job.rung, status="failed", reason=reason)

@@ -194,6 +194,11 @@ class Several:
         """Return the mean skill, higher is better."""
         return signed(SKILL, scores)
 
+    def answers(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Return each target's answers as ``target.name``."""
+        each = ((p.target, p.task.answers(outputs[:, p.outputs])) for p in self.parts)
+        return {f"{target}.{name}": found for target, own in each for name, found in own.items()}
+
     def probabilities(self, outputs: Tensor) -> Any:
         """Return the probabilities of each target that has some, ``float64`` [N, classes] by target.
 

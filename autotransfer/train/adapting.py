@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autotransfer.protocols import overrides
+from autotransfer.strategy import overrides
 from autotransfer.train.autocast import exact
 from autotransfer.train.evaluate import device_of, probe_of
 from autotransfer.train.network import pooled_call
@@ -17,7 +17,8 @@ from autotransfer.train.stages import find_stages
 
 if TYPE_CHECKING:
     from autotransfer.codec import Scalar
-    from autotransfer.protocols import Rows, Strategy
+    from autotransfer.protocols import Rows
+    from autotransfer.strategy import Strategy
 
 SAME = 1e-5
 """Share of the largest feature by which features may differ and still be the same."""

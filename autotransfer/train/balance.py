@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, overload
 import torch
 from torch import Tensor
 
-from autotransfer.protocols import HeadState, NeighbourState
+from autotransfer.strategy import HeadState, NeighbourState
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Task

@@ -21,7 +21,7 @@ from autotransfer.train.evaluate import device_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from autotransfer.protocols import HeadState
+    from autotransfer.strategy import HeadState
     from autotransfer.train.loop import Trainer
 
 

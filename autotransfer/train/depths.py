@@ -16,7 +16,8 @@ from autotransfer.train.stages import Stages, stage_outputs
 if TYPE_CHECKING:
     from torch import nn
 
-    from autotransfer.protocols import Strategy, Task
+    from autotransfer.protocols import Task
+    from autotransfer.strategy import Strategy
 
 
 class DepthNetwork(TransferNetwork):

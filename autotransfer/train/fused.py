@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotransfer.errors import ConfigError, PluginContractError
-from autotransfer.protocols import HeadState, Tasks
+from autotransfer.protocols import Tasks
 from autotransfer.schema import CurvePoint
+from autotransfer.strategy import HeadState
 from autotransfer.train.balance import class_weights, log_priors
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.heads import STANDARDISE_ROWS, moments

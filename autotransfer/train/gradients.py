@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import TrialFailedError
-from autotransfer.protocols import Step, overrides
+from autotransfer.strategy import Step, overrides
 from autotransfer.train.evaluate import device_of
 from autotransfer.train.heads import pool_output
 from autotransfer.train.mixing import MIXED, Mix, draw, is_image
 from autotransfer.train.network import call, mask_of, to_device
 from autotransfer.train.sampling import stream
+from autotransfer.train.schedule import total_steps
 from autotransfer.train.sharing import combiner, task_terms
 from autotransfer.train.stages import pooled_stages, stage_outputs
 
@@ -31,6 +32,7 @@ class Trainer(Protocol):
     job: Job
     phase: int
     step: int
+    per_epoch: int
     micro: int
     notes: list[str]
     pristine: bool
@@ -154,7 +156,8 @@ def _terms(trainer: Trainer, piece: np.ndarray, rows: np.ndarray) -> list[Tensor
             targets=targets,
             backbone=network.backbone,
             stage_features=pools,
-            unlabeled_features=_unlabeled(trainer, len(piece)),
+            progress=trainer.step / max(1, total_steps(job.phases, trainer.per_epoch)),
+            **_unlabeled(trainer, len(piece)),
         )
         terms.append(trainer.own_term(step))
     return terms
@@ -178,17 +181,19 @@ def _stage_features(trainer: Trainer, seen: dict[str, Any], raw: Any, mask: Tens
     return tuple(pooled_stages(seen, trainer.job.stages, final)) if trainer.job.stages.paths else (final,)
 
 
-def _unlabeled(trainer: Trainer, count: int) -> tuple[Tensor, ...]:
-    rows = trainer.job.unlabeled
-    if rows is None:
-        return ()
+def _unlabeled(trainer: Trainer, count: int) -> dict[str, Any]:
+    """Return features and outputs of so many rows without labels, drawn anew in each step."""
+    rows, network = trainer.job.unlabeled, trainer.job.network
+    if rows is None or not trainer.job.strategy.unlabeled:
+        return {}
     rng = np.random.default_rng(stream(trainer.job.recipe.seed, trainer.job.stream, "unlabeled", trainer.step))
     drawn = rng.choice(len(rows), size=count, replace=len(rows) < count)
-    backbone = trainer.job.network.backbone
-    with stage_outputs(backbone, trainer.job.stages.paths[:-1]) as seen:
-        inputs = to_device(rows.batch([int(i) for i in drawn]), device_of(backbone))
-        raw = call(backbone, inputs)
-    return _stage_features(trainer, seen, raw, mask_of(inputs))
+    with stage_outputs(network.backbone, trainer.job.stages.paths[:-1]) as seen:
+        inputs = to_device(rows.batch([int(i) for i in drawn]), device_of(network.backbone))
+        raw = call(network.backbone, inputs)
+    mask = mask_of(inputs)
+    outputs = network.head.classify(network.pooled(raw, seen, mask))
+    return {"unlabeled_features": _stage_features(trainer, seen, raw, mask), "unlabeled_outputs": outputs}
 
 
 def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState, NeighbourState, Tasks
+from autotransfer.protocols import Tasks
+from autotransfer.strategy import HeadState, NeighbourState
 from autotransfer.train.autocast import exact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotransfer.protocols import Rows, Strategy, Task
+    from autotransfer.protocols import Rows, Task
+    from autotransfer.strategy import Strategy
 
 _RANK = {"vector": 2, "tokens": 3, "map": 4}
 _HALF = (torch.bfloat16, torch.float16)
@@ -196,25 +199,34 @@ def _mean(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     return values.mean(axes, dtype=torch.float32 if values.dtype in _HALF else None)
 
 
-def closed_form(strategy: Strategy, pooled: Tensor, rows: Rows, task: Task) -> HeadState | NeighbourState | None:
-    """Return a strategy's closed-form head on pooled features [N, width] of rows; one that takes groups gets them.
+def closed_form(
+    strategy: Strategy,
+    pooled: Tensor,
+    rows: Rows,
+    task: Task,
+    unlabeled: Callable[[], Tensor | None] = lambda: None,
+) -> HeadState | NeighbourState | None:
+    """Return a strategy's closed-form head on pooled features [N, width] of rows.
 
-    Of several targets each has its own, on the rows that have its label; None where any has none.
+    One that takes ``groups`` gets the rows' groups, one that takes ``unlabeled`` the features of unlabeled rows. Of
+    several targets each has its own, on the rows that have its label; None where any has none.
 
     Raises:
         PluginContractError: one of several targets has a head that is not linear.
     """
     given: Any = strategy.head
-    takes = "groups" in inspect.signature(given).parameters
+    takes = inspect.signature(given).parameters
+    more = {"unlabeled": unlabeled()} if "unlabeled" in takes else {}
     groups: Tensor | None = getattr(rows, "groups", None)
     if not isinstance(task, Tasks):
-        found: HeadState | NeighbourState | None = given(pooled, rows.targets, **({"groups": groups} if takes else {}))
+        more |= {"groups": groups} if "groups" in takes else {}
+        found: HeadState | NeighbourState | None = given(pooled, rows.targets, **more)
         return found
     heads: list[HeadState] = []
     for part in task.parts:
         own, targets = part.labelled(rows.targets)
-        grouped = {"groups": None if groups is None else groups[own]} if takes else {}
-        state = given(pooled[own], targets, **grouped)
+        grouped = {"groups": None if groups is None else groups[own]} if "groups" in takes else {}
+        state = given(pooled[own], targets, **grouped, **more)
         if state is None:
             return None
         if not isinstance(state, HeadState):

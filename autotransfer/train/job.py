@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from autotransfer.protocols import HeadState, Strategy
 from autotransfer.recipes import stream_key
+from autotransfer.strategy import HeadState, Strategy
 from autotransfer.train.evaluate import nothing
 from autotransfer.train.network import TransferNetwork
 from autotransfer.train.sharing import losses_of
@@ -43,6 +43,9 @@ class Job:
     prefixes: Prefixes | None = None
     """Where activations at cuts are kept; None: the whole network is run."""
     unlabeled: Rows | None = None
+    """Rows without labels, where some were given."""
+    pooled_unlabeled: Tensor | None = None
+    """What the head sees of (the first of) them before the backbone is trained, where it is stored."""
     tick: Callable[[], None] = nothing
     deadline: float = float("inf")
     """``time.time()`` seconds; looked at after every batch."""

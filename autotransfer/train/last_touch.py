@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autotransfer.errors import TrialFailedError
-from autotransfer.protocols import FinishContext
+from autotransfer.strategy import FinishContext, Strategy
 
 if TYPE_CHECKING:
     from autotransfer.train.loop import Trainer
@@ -18,7 +18,12 @@ class _TimeIsUp(TrialFailedError):
     """The budget ended during the last touch."""
 
 
-def touch(trainer: Trainer, before: float) -> float:
+def stays(strategy: Strategy) -> bool:
+    """Return whether a last touch is kept whatever labelled rows say: they are from where it does not aim."""
+    return strategy.unlabeled
+
+
+def touch(trainer: Trainer, before: float | None) -> float | None:
     """Let the strategy change the network in place, and return the validation objective from here on.
 
     Stored activations are used on as long as no tensor before their cut is another one, and what is as it was at first
@@ -26,7 +31,7 @@ def touch(trainer: Trainer, before: float) -> float:
 
     Args:
         trainer: at its best weights.
-        before: their validation objective.
+        before: their validation objective; None: there are no validation rows, and the touch is one that stays.
     """
     job, network = trainer.job, trainer.job.network
     kept = {n: t.detach().clone() for n, t in network.state_dict().items()}
@@ -36,6 +41,8 @@ def touch(trainer: Trainer, before: float) -> float:
 
     def evaluate() -> float:
         names = changed()
+        if before is None:
+            return float("nan")
         if not names:
             return before
         if time.time() > job.deadline:
@@ -45,14 +52,20 @@ def touch(trainer: Trainer, before: float) -> float:
 
     initial = {n: t.detach().clone() for n, t in trainer.initial.items()}
     snapshots = [{**initial, **snapshot} for snapshot in trainer.snapshots]  # some tensors were first trained later
-    context = FinishContext(module=network, initial=initial, snapshots=snapshots, evaluate=evaluate)
+    context = FinishContext(
+        module=network, initial=initial, snapshots=snapshots, evaluate=evaluate, unlabeled=job.unlabeled
+    )
     pristine = trainer.pristine
     try:
         job.strategy.finish(context)
         after = evaluate()
-        why = f"{after:.4f} against {before:.4f} before it"
+        why = "" if before is None else f"{after:.4f} against {before:.4f} before it"
     except _TimeIsUp as error:
         after, why = float("-inf"), str(error)
+    if before is None or (stays(job.strategy) and after > float("-inf")):
+        trainer.outdate(changed())
+        trainer.touched |= changed()
+        return None if before is None else after
     if not after >= before:
         trainer.load(kept)
         trainer.pristine = pristine

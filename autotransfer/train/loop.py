@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError, TrialFailedError
-from autotransfer.protocols import ObjectiveContext, overrides
+from autotransfer.gap import POOLED_ROWS
 from autotransfer.schema import STORED, CurvePoint
+from autotransfer.strategy import ObjectiveContext, overrides
 from autotransfer.train import gradients, groups, last_touch
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import concatenated
@@ -25,12 +26,11 @@ from autotransfer.train.pace import Pace
 from autotransfer.train.prefixes import affordable_views
 from autotransfer.train.ragged import lengths_of
 from autotransfer.train.sampling import alike, batches, epoch_order, steps_per_epoch, stream
-from autotransfer.train.schedule import Segment, augmentation, rate, segments, total_steps
+from autotransfer.train.schedule import Segment, augmentation, make_optimizer, rate, segments, total_steps
 from autotransfer.train.sharing import evened_heads, weights_of
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Rows
-    from autotransfer.schema import Training
     from autotransfer.train.prefixes import Prefix
 
 
@@ -111,11 +111,12 @@ class Trainer:
         """Take the best weights, let the strategy have its last touch, and return the validation objective."""
         if self.weights is not None and self.step:
             self._note(self.weights.told())
-        if self.best is None:  # nothing is evaluated
+        if self.best is None and not last_touch.stays(self.job.strategy):  # nothing is evaluated
             return None
-        self.load_best()
-        touched = overrides(self.job.strategy, "finish")
-        return last_touch.touch(self, self.best[1]) if touched else self.best[1]
+        if self.best is not None:
+            self.load_best()
+        before = self.best[1] if self.best is not None else None
+        return last_touch.touch(self, before) if overrides(self.job.strategy, "finish") else before
 
     def outdate(self, names: set[str]) -> None:
         """Take note that tensors of these names are no longer what they were: what is stored after them is outdated."""
@@ -177,7 +178,7 @@ class Trainer:
         if math.isnan(objective):
             raise TrialFailedError(f"the outputs on the validation rows are not finite after epoch {self.epochs:.2f}")
         self.curve.append(CurvePoint(epoch=self.epochs, train_loss=loss, objective=objective))
-        if self.best is None or objective > self.best[1]:
+        if self.best is None or objective > self.best[1] or self.job.strategy.unlabeled:
             self.best, self.best_state, self.stale = (self.epochs, objective), self.snapshot(), 0
             if overrides(self.job.strategy, "finish") and self.job.strategy.snapshots:
                 self.snapshots = [*self.snapshots, self.best_state][-self.job.strategy.snapshots :]
@@ -272,6 +273,10 @@ class Trainer:
             self._pooled = (self._frozen_pass(self.job.train), self._frozen_pass(self.job.validation))
         return self._pooled
 
+    def _pooled_unlabeled(self) -> Tensor | None:
+        rows, known = self.job.unlabeled, self.job.pooled_unlabeled
+        return known if known is not None or rows is None else self._frozen_pass(rows, POOLED_ROWS)
+
     def _frozen_pass(self, rows: Rows | None, count: int | None = None) -> Tensor:
         if rows is None:
             return torch.zeros(0, len(self.job.network.head.mean))
@@ -295,6 +300,8 @@ class Trainer:
 
     def _start(self) -> None:
         job = self.job
+        if job.strategy.unlabeled and job.unlabeled is None:
+            raise TrialFailedError(f"{job.strategy.id} is made for rows without labels, and none were given")
         self.initial: dict[str, Tensor] = {}
         head: Any = job.network.head
         if self._pooled is not None:
@@ -307,7 +314,7 @@ class Trainer:
         if overrides(job.strategy, "head"):
             pooled = self.pooled()[0]
             with exact():
-                state = closed_form(job.strategy, pooled, job.train, job.task)
+                state = closed_form(job.strategy, pooled, job.train, job.task, self._pooled_unlabeled)
             if state is not None:
                 job.network.head = with_state(head, evened_heads(state, job.task, job.train.targets, balance))
         if job.phases and isinstance(job.network.head, NeighbourHead):
@@ -386,11 +393,3 @@ class Trainer:
         state = self.job.network.state_dict()
         for name, mean in self.average.items():
             mean.lerp_(state[name], 1 - share)
-
-
-def make_optimizer(rows: list[dict[str, Any]], training: Training) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov and Hutter 2019) or SGD with Nesterov momentum 0.9 over these groups."""
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(rows, momentum=0.9, nesterov=True)
-    # One pass over each tensor in place of ten: a third of a small batch's step on a CPU is the optimizer's.
-    return torch.optim.AdamW(rows, fused=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState, NeighbourState
+from autotransfer.strategy import HeadState, NeighbourState
 from autotransfer.train.heads import Head, LinearHead
 
 LINKS = ("softmax", "sigmoid", "identity")

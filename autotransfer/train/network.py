@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import MASK, FittedModule
@@ -96,3 +97,11 @@ def build_backbone(factory: Callable[..., Any], spec: BackboneSpec, weights: Pat
     # Convolutions run 1.3 to 1.8 times faster on CPUs with the channels innermost (benchmarks/README.md).
     laid_out: Any = module.float().eval()
     return cast(nn.Module, laid_out.to(memory_format=torch.channels_last))
+
+
+def merge(network: nn.Module) -> None:
+    """Bake parametrizations (low-rank adapters and the like) into plain weights: the architecture is the plain one."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(cast(Any, module).parametrizations):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotransfer.protocols import HeadState, NeighbourState, Tasks
+from autotransfer.protocols import Tasks
 from autotransfer.recipes import COMBINE, PCGRAD, TASK_WEIGHTS, UNCERTAINTY
+from autotransfer.strategy import HeadState, NeighbourState
 from autotransfer.train.balance import Loss, evened, log_priors
 from autotransfer.train.sampling import stream
 

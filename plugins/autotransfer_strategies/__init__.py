@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotransfer.plugin import Strategy, hookimpl
+from autotransfer_strategies.adaptation import ADAPTATION
 from autotransfer_strategies.full import Averaged, Full
 from autotransfer_strategies.knn import NearestNeighbours, Prototypes
 from autotransfer_strategies.lora import LowRank
@@ -16,7 +17,8 @@ from autotransfer_strategies.surgical import Norms, Surgical
 
 @hookimpl
 def autotransfer_strategies() -> list[Strategy]:
-    """Return heads in closed form, the probe, and every way to fine-tune."""
+    """Return heads in closed form, the probe, every way to fine-tune, and domain adaptation."""
     heads: list[Strategy] = [Ridge(), Depths(), NearestNeighbours(), Prototypes(), Probe()]
     tunes: list[Strategy] = [Partial(), Full(), LinearProbeThenTune(), Gradual(), Surgical(), Norms(), LowRank()]
-    return [*heads, *tunes, StartingPoint(), SpectralShrinkage(), Averaged()]
+    kept: list[Strategy] = [StartingPoint(), SpectralShrinkage(), Averaged()]
+    return [*heads, *tunes, *kept, *(made() for made in ADAPTATION)]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import AutotransferError
-from autotransfer.protocols import Strategy
 from autotransfer.registry import Registry
 from autotransfer.schema import Phase, Recipe, Training
 from autotransfer.spec import BackboneSpec, ImageInput
+from autotransfer.strategy import Strategy
 from autotransfer.tasks import make_task
 from autotransfer.testing import check_strategy
 from autotransfer.train.cuts import check_cuts

@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from autotransfer.plugin import BackboneSpec, FittedModule, HeadState, Profile
-from autotransfer.protocols import overrides
+from autotransfer.strategy import overrides
 from autotransfer_baselines import autotransfer_backbones, autotransfer_strategies, build
 from autotransfer_baselines.build import Nothing, Pixels, logistic_head
 from autotransfer_baselines.sounds import LogMelStatistics

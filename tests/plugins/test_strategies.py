@@ -10,7 +10,7 @@ import pytest
 
 from autotransfer.errors import ConfigError
 from autotransfer.plugin import BackboneSpec, Choice, Phase, Profile, Strategy, frozen_stages
-from autotransfer.protocols import overrides
+from autotransfer.strategy import overrides
 from autotransfer.targets import TargetProfile
 from autotransfer_strategies import autotransfer_strategies
 from autotransfer_strategies.settings import batch_size, fine_tuning
@@ -21,7 +21,9 @@ PROBE, PARTIAL, FULL, RIDGE, DEPTHS = (STRATEGIES[f"core/{n}"] for n in ("probe"
 KNN, PROTOTYPES, LPFT, GRADUAL = (STRATEGIES[f"core/{n}"] for n in ("knn", "prototypes", "lpft", "gradual"))
 SURGICAL, NORMS, LORA, AVERAGED = (STRATEGIES[f"core/{n}"] for n in ("surgical", "norms", "lora", "averaged"))
 L2SP, BSS = STRATEGIES["core/l2sp"], STRATEGIES["core/bss"]
-CLOSED = {s.id: s for s in (RIDGE, DEPTHS, KNN, PROTOTYPES)}
+CORAL, ADABN = STRATEGIES["core/coral"], STRATEGIES["core/adabn"]
+ADAPTED = {f"core/{n}" for n in ("mcc", "dann", "cdan", "deep-coral")}
+CLOSED = {s.id: s for s in (RIDGE, DEPTHS, KNN, PROTOTYPES, CORAL, ADABN)}
 TRAINED = {i: s for i, s in STRATEGIES.items() if i not in CLOSED}
 TUNED = {i: s for i, s in TRAINED.items() if s is not PROBE}
 PROFILE = Profile(
@@ -36,7 +38,7 @@ def spec(stages: int, transfer: bool = True) -> BackboneSpec:
 
 
 def test_every_strategy_says_what_it_is() -> None:
-    assert len(STRATEGIES) == 15
+    assert len(STRATEGIES) == 21
     assert all(s.summary and s.source and s.needs and s.when and not s.baseline for s in STRATEGIES.values())
     assert [s.id for s in STRATEGIES.values() if s.depths] == ["core/depths"]
 
@@ -45,10 +47,10 @@ def test_every_strategy_says_what_it_is() -> None:
     ("door", "users"),
     [
         ("head", set(CLOSED)),
-        ("adapt", {"core/lora"}),
-        ("objective", {"core/l2sp", "core/bss"}),
+        ("adapt", {"core/lora", "core/adabn"}),
+        ("objective", {"core/l2sp", "core/bss", *ADAPTED}),
         ("combine", set()),
-        ("finish", set(TUNED) - {"core/lora"}),
+        ("finish", {"core/adabn"} | set(TUNED) - {"core/lora"} - ADAPTED),
     ],
 )
 def test_doors_are_used_where_they_are_needed(door: str, users: set[str]) -> None:

@@ -6,18 +6,8 @@ from typing import Any
 
 import pytest
 
-from autotransfer.schema import (
-    Candidate,
-    DataIssue,
-    Evaluation,
-    Plan,
-    Profile,
-    Recipe,
-    Refusal,
-    RunRecord,
-    SurveyRecord,
-    TrialRecord,
-)
+from autotransfer.profiles import DataIssue, Profile
+from autotransfer.schema import Candidate, Evaluation, Plan, Recipe, Refusal, RunRecord, SurveyRecord, TrialRecord
 
 
 def recipe(backbone: str, strategy: str, freeze: int | None = None, **values: Any) -> Recipe:

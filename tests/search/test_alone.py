@@ -14,12 +14,12 @@ import torch
 
 from autotransfer.budget import Budget
 from autotransfer.data import Prepared, prepare
-from autotransfer.protocols import HeadState, Strategy
 from autotransfer.recipes import ONLY
 from autotransfer.schema import Phase, Recipe
 from autotransfer.search import alone
 from autotransfer.search.jobs import Context, RungJob
 from autotransfer.search.survey import HEAD_BIAS, HEAD_WEIGHT, load_features, write_atomically
+from autotransfer.strategy import HeadState, Strategy
 from autotransfer.targets import NOT_ALONE
 
 

@@ -16,11 +16,12 @@ from autotransfer import engine
 from autotransfer.config import Settings
 from autotransfer.errors import ConfigError
 from autotransfer.model import TransferModel, load
-from autotransfer.protocols import Strategy
-from autotransfer.schema import Profile, Recipe, Training, TrialRecord
+from autotransfer.profiles import Profile
+from autotransfer.schema import Recipe, Training, TrialRecord
 from autotransfer.search.balancing import balancing, faults, shifted, usual
 from autotransfer.search.surrogate import expected_gain, shape_of
 from autotransfer.space import Choice, Uniform
+from autotransfer.strategy import Strategy
 from autotransfer.tasks import make_task
 from autotransfer.tasks.thresholds import Shift
 

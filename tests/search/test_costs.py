@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from autotransfer.protocols import FinishContext, ObjectiveContext, Strategy
-from autotransfer.schema import AUGMENTATIONS, STORED, CutReport, Phase, Profile, SurveyRecord
+from autotransfer.gap import Unlabeled
+from autotransfer.profiles import Profile
+from autotransfer.schema import AUGMENTATIONS, STORED, CutReport, Phase, SurveyRecord
 from autotransfer.search.costs import LOOKS, Costs, prefix_share, stretches
+from autotransfer.strategy import FinishContext, ObjectiveContext, Strategy
 
 MACS = (10.0, 40.0, 80.0, 100.0)
 
@@ -193,3 +195,41 @@ def test_epochs_of_the_head_alone(phases: list[Phase], epochs: int) -> None:
 
 def test_a_pattern_within_stages_leaves_the_prefix_frozen() -> None:
     assert prefix_share(Phase(epochs=1, freeze=2, parameters="bias$"), MACS) == pytest.approx(0.4)
+
+
+class _Paired(Strategy):
+    """A loss term that sees unlabeled rows."""
+
+    id, unlabeled = "toy/paired", True
+
+    def objective(self, context: ObjectiveContext) -> None:
+        return None
+
+
+class _Moved(Strategy):
+    """A backbone that is adapted before a head in closed form."""
+
+    id, unlabeled = "toy/moved", True
+
+    def adapt(self, backbone: object, values: object, rows: object) -> None:
+        pass
+
+
+class _Seen(Strategy):
+    """A head in closed form that sees unlabeled rows."""
+
+    id, unlabeled = "toy/seen", True
+
+
+def test_unlabeled_rows_are_paid_for_by_what_reads_them() -> None:
+    costs = _costs()
+    costs.profile = replace(costs.profile, unlabeled=Unlabeled(name="there", rows=70, fingerprint="f"))
+    phases = [Phase(epochs=2, freeze=2)]
+    plain = costs.training("m/a", phases, 0, None)
+    paired = costs.training("m/a", phases, 0, None, _Paired())
+    assert paired - plain == pytest.approx(2 * 100 * 100 * (0.4 + 3 * 0.6))  # as many rows again, in each step
+    assert costs.adapting("m/a", _Seen()) == 70 * 100
+    assert costs.adapting("m/a", _Moved()) == (70 + 2 * 100 + 50) * 100
+    assert costs.adapting("m/a", _Paired()) == 0.0
+    assert costs.adapting("m/a", Strategy()) == 0.0
+    assert _costs().adapting("m/a", _Seen()) == 0.0

@@ -17,7 +17,8 @@ from autotransfer import engine
 from autotransfer.config import Settings
 from autotransfer.errors import ConfigError
 from autotransfer.model import TransferModel, load
-from autotransfer.schema import Profile, Recipe, Training, TrialRecord
+from autotransfer.profiles import Profile
+from autotransfer.schema import Recipe, Training, TrialRecord
 from autotransfer.search.balancing import balancing, faults, shifted, usual
 from autotransfer.search.transferability import judge
 from autotransfer.space import Choice

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autotransfer.budget import Budget
-from autotransfer.schema import Candidate, Plan, Profile, Recipe
+from autotransfer.profiles import Profile
+from autotransfer.schema import Candidate, Plan, Recipe
 from autotransfer.search.forecast import forecasts, foretold, multiply_rate
 from autotransfer.spec import BackboneSpec
 

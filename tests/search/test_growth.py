@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from autotransfer.budget import Budget
+from autotransfer.profiles import Profile
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
-from autotransfer.schema import CutReport, Profile, Recipe, SurveyRecord, TrialRecord
+from autotransfer.schema import CutReport, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.candidates import Space
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob
 from autotransfer.search.policy import Search

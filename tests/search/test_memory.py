@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from autotransfer.schema import Profile, Recipe, SurveyRecord, TrialRecord
+from autotransfer.profiles import Profile
+from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
 from autotransfer.search import memory
 from autotransfer.search.memory import Memory
 

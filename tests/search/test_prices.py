@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from autotransfer.protocols import Strategy
-from autotransfer.schema import CutReport, Phase, Profile, Recipe, SurveyRecord
+from autotransfer.profiles import Profile
+from autotransfer.schema import CutReport, Phase, Recipe, SurveyRecord
 from autotransfer.search.board import Board
 from autotransfer.search.costs import Costs
 from autotransfer.search.prices import Prices
 from autotransfer.spec import BackboneSpec
+from autotransfer.strategy import Strategy
 from autotransfer.targets import TargetProfile
 
 PROFILE = Profile(

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from autotransfer.profiles import Profile
 from autotransfer.registry import Registry
-from autotransfer.schema import CutReport, Profile, SurveyRecord
+from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.rounds import FIRST_CHUNK, Rounds
 from autotransfer.search.survey import LOSSES

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autotransfer.protocols import Strategy
 from autotransfer.schema import Phase, Recipe, Training
+from autotransfer.strategy import Strategy
 from autotransfer.tasks import make_task
 from autotransfer.train.depths import make_network
 from autotransfer.train.loop import Job, Trainer

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from autotransfer.errors import ConfigError
-from autotransfer.protocols import HeadState
 from autotransfer.schema import Phase, Training
+from autotransfer.strategy import HeadState
 from autotransfer.tasks import make_task
 from autotransfer.train.balance import Loss, class_weights, evened, log_priors
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autotransfer.protocols import Strategy
 from autotransfer.schema import Phase
+from autotransfer.strategy import Strategy
 from autotransfer.train import checkpoint
 from autotransfer.train.depths import DepthNetwork, concatenated, make_network
 from autotransfer.train.evaluate import predict

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from autotransfer.errors import ConfigError, PluginContractError
-from autotransfer.protocols import HeadState, Task
+from autotransfer.protocols import Task
 from autotransfer.schema import Training
+from autotransfer.strategy import HeadState
 from autotransfer.tasks import make_task
 from autotransfer.train import fused
 from autotransfer.train.balance import Loss

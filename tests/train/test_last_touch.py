@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from autotransfer.protocols import FinishContext
 from autotransfer.schema import Phase
 from autotransfer.store import Store
+from autotransfer.strategy import FinishContext
 from autotransfer.train import checkpoint, prefixes
 from autotransfer.train.prefixes import Prefixes
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from autotransfer.errors import TrialFailedError
-from autotransfer.protocols import HeadState, Strategy
 from autotransfer.schema import Phase
 from autotransfer.search.trial import build_network
 from autotransfer.spec import BackboneSpec
+from autotransfer.strategy import HeadState, Strategy
 from autotransfer.train import checkpoint
 from autotransfer.train.schedule import segments
 
@@ -232,6 +232,8 @@ class Pull(nn.Module):
 
 def test_an_objective_is_added_and_its_parameters_are_trained(toys: Any) -> None:
     class Penalised(toys.Toy):
+        unlabeled = True
+
         def objective(self, context: Any) -> nn.Module:
             assert context.widths == (4, 6, 8)
             assert set(context.initial) == {n for n, _ in context.backbone.named_parameters()}
@@ -298,6 +300,6 @@ def test_augmentation_and_balanced_sampling_reach_the_rows(toys: Any) -> None:
 
 
 def test_a_strategy_without_doors_opens_none() -> None:
-    from autotransfer.protocols import overrides
+    from autotransfer.strategy import overrides
 
     assert not any(overrides(Strategy(), d) for d in ("head", "adapt", "objective", "combine", "finish"))

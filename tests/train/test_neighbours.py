@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState, NeighbourState
 from autotransfer.schema import Phase
+from autotransfer.strategy import HeadState, NeighbourState
 from autotransfer.train import checkpoint
 from autotransfer.train.balance import evened
 from autotransfer.train.heads import LinearHead

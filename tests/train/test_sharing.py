@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from autotransfer.errors import PluginContractError
-from autotransfer.protocols import HeadState, NeighbourState, Strategy
 from autotransfer.schema import Phase, Training
+from autotransfer.strategy import HeadState, NeighbourState, Strategy
 from autotransfer.tasks import Several, make_task
 from autotransfer.train import checkpoint, gradients
 from autotransfer.train.balance import Loss, log_priors

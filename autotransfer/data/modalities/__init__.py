@@ -36,9 +36,9 @@ from autotransfer.weights import assets_folder
 if TYPE_CHECKING:
     import numpy as np
 
+    from autotransfer.profiles import DataIssue
     from autotransfer.protocols import Dataset, Inputs
     from autotransfer.registry import Registry
-    from autotransfer.schema import DataIssue
     from autotransfer.spec import BackboneSpec, Input
     from autotransfer.store import Store
 

@@ -28,7 +28,7 @@ from autotransfer.data.audio import (
 from autotransfer.data.blocks import Blocks
 from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.errors import DataError
-from autotransfer.schema import DataIssue
+from autotransfer.profiles import DataIssue
 from autotransfer.spec import AudioInput
 
 if TYPE_CHECKING:

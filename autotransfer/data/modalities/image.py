@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from autotransfer.profiles import DataIssue
     from autotransfer.protocols import Dataset
     from autotransfer.registry import Registry
-    from autotransfer.schema import DataIssue
     from autotransfer.spec import BackboneSpec
     from autotransfer.store import Store
 

@@ -15,7 +15,7 @@ from autotransfer.data.modalities import TABLES, Look, Preview
 from autotransfer.data.text import SUFFIXES, Measure, as_text, content_hash
 from autotransfer.data.tokens import Tokens, masked, padded, tokenised
 from autotransfer.errors import DataError
-from autotransfer.schema import DataIssue
+from autotransfer.profiles import DataIssue
 from autotransfer.spec import TextInput
 
 if TYPE_CHECKING:

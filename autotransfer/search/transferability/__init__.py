@@ -3,6 +3,7 @@
 from autotransfer.search.transferability.bootstrap import chance_of_best
 from autotransfer.search.transferability.calibration import Link, link_of
 from autotransfer.search.transferability.depths import MultiDepth, concatenated, multi_depth
+from autotransfer.search.transferability.domains import effective, importance, mmd, shares, two_sample
 from autotransfer.search.transferability.hscore import hscore
 from autotransfer.search.transferability.judge import Judgement, judge
 from autotransfer.search.transferability.knn import knn
@@ -19,12 +20,17 @@ __all__ = [
     "chance_of_best",
     "concatenated",
     "decompose",
+    "effective",
     "hscore",
+    "importance",
     "judge",
     "knn",
     "leave_one_out",
     "link_of",
     "logme",
+    "mmd",
     "multi_depth",
     "ridge",
+    "shares",
+    "two_sample",
 ]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autotransfer.protocols import HeadState
 from autotransfer.search.transferability.calibration import Link, link_of
 from autotransfer.search.transferability.ridge import Ridge, ridge
 from autotransfer.search.transferability.spectrum import decompose
+from autotransfer.strategy import HeadState
 
 if TYPE_CHECKING:
     from autotransfer.protocols import Task

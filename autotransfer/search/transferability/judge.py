@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from autotransfer.protocols import HeadState
 from autotransfer.search.transferability.calibration import Link, link_of
 from autotransfer.search.transferability.hscore import hscore
 from autotransfer.search.transferability.knn import hits, knn
 from autotransfer.search.transferability.logme import logme
 from autotransfer.search.transferability.ridge import Ridge, ridge
 from autotransfer.search.transferability.spectrum import Spectrum, decompose
+from autotransfer.strategy import HeadState
 from autotransfer.tasks import Several
 from autotransfer.tasks.metrics import EVEN
 from autotransfer.train.balance import log_priors

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autotransfer.protocols import HeadState
 from autotransfer.search.transferability.calibration import Link, fit_sharpness, negative_log_likelihood
 from autotransfer.search.transferability.spectrum import Spectrum
+from autotransfer.strategy import HeadState
 
 REGULARISATIONS = torch.logspace(-6, 2, 17, dtype=torch.float64)
 """In units of the mean variance of the features that vary."""

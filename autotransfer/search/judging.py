@@ -1,0 +1,50 @@
+"""How a trial's record comes by what it is compared by, where that is not plainly the validation rows; worker side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from autotransfer.schema import TrialRecord
+from autotransfer.search.criterion import INFORMATION, NAME, SCORES, WEIGHTED, copies, information
+from autotransfer.search.gap import validation_odds
+from autotransfer.search.jobs import Context, RungJob
+from autotransfer.search.transferability.domains import importance
+from autotransfer.train.evaluate import predict
+
+if TYPE_CHECKING:
+    from autotransfer.protocols import Rows, Task
+    from autotransfer.train.network import TransferNetwork
+
+
+def weighted(
+    context: Context, job: RungJob, record: TrialRecord, task: Task, outputs: Tensor, targets: Tensor
+) -> TrialRecord:
+    """Return a record whose objective is that of weighted validation rows, where the job's criterion says so.
+
+    Args:
+        context: of the search.
+        job: that the record is of.
+        record: of a rung.
+        task: of the data.
+        outputs: of its best weights on the validation rows, ``float32`` [N, K].
+        targets: of the same rows.
+    """
+    if job.criterion != WEIGHTED or job.rows is not None or record.objective is None:
+        return record
+    rows = copies(importance(validation_odds(context, job.judge)))
+    return replace(record, objective=task.objective(task.scores(outputs[rows], targets[rows])))
+
+
+def informed(
+    job: RungJob, network: TransferNetwork, rows: Rows | None, task: Task, tick: Callable[[], None]
+) -> dict[str, dict[str, float]]:
+    """Return what a network's answers tell of unlabeled rows, as scores; empty where that is not the criterion."""
+    if job.criterion != INFORMATION or rows is None:
+        return {}
+    chances = torch.from_numpy(task.probabilities(predict(network, rows, tick)))
+    return {SCORES: {NAME: information(chances)}}
