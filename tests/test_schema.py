@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from autotransfer import schema
+from autotransfer import profiles, schema
 from autotransfer.budget import Budget
 from autotransfer.codec import from_json, to_json
 from autotransfer.errors import ConfigError, PluginContractError
@@ -112,7 +112,8 @@ def test_json_both_ways(value: Any) -> None:
 
 
 def test_every_word_is_frozen_and_shown_here() -> None:
-    words = {c for _, c in inspect.getmembers(schema, dataclasses.is_dataclass) if c.__module__ == schema.__name__}
+    rooms = (schema, profiles)
+    words = {c for r in rooms for _, c in inspect.getmembers(r, dataclasses.is_dataclass) if c.__module__ == r.__name__}
     assert {Budget, *words} == {type(v) for v in EVERY}
     for value in EVERY:
         with pytest.raises(dataclasses.FrozenInstanceError):
