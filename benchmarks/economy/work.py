@@ -74,8 +74,9 @@ class Bench:
 
         Args:
             config: ``backbone``, ``freeze_fraction`` (0: all is trained, 1: the head alone), ``lr``, ``lr_ratio``,
-                ``layer_decay`` (where all is trained), ``weight_decay`` (of a head alone), and ``epochs``.
+                ``layer_decay`` (where all is trained; else 1), ``weight_decay`` (of a head alone), and ``epochs``.
         """
+        config = {"layer_decay": 1.0, **config}  # a small share of few stages is none of them
         spec = self.worker.context.specs[str(config["backbone"])]
         freeze, stages = frozen_stages(float(config["freeze_fraction"]), len(spec.stages)), len(spec.stages)
         names: tuple[str, ...] = ("epochs", "lr")
