@@ -15,6 +15,7 @@ import yaml
 from autotransfer.budget import Budget
 from autotransfer.codec import digest
 from autotransfer.errors import ConfigError, faults, suggestion
+from autotransfer.search.address import address_faults
 from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, parse_domain
 from autotransfer.spec import MODALITIES
 from autotransfer.targets import SEVERAL, one_or_several, target_faults, texts_of
@@ -24,10 +25,6 @@ STEP_SECONDS = 300.0
 DISK_GB = 20.0
 RESOURCES: Mapping[str, float] = {"cpus": 1, "gpus": 0, "step_seconds": STEP_SECONDS, "disk_gb": DISK_GB}
 """What one trial takes by default, after how many silent seconds it is taken to hang, and what the store may hold."""
-LATER: Mapping[str, str] = {
-    "address": "a cluster cannot be joined yet; leave it out, and the run starts Ray on this machine",
-}
-"""Arguments that have their name already, and no meaning yet."""
 SOURCES = ("data", "validation", "test", "unlabeled")
 """Arguments that give rows."""
 MARKS = ("identity", "finished")
@@ -75,7 +72,7 @@ class Settings:
     executor: str = "ray"
     """``ray``, or ``serial``: in this process."""
     address: str | None = None
-    """Of a running Ray cluster (not yet)."""
+    """Of a running Ray cluster: ``auto`` or host:port; None: the Ray that is there already, or one on this machine."""
     max_workers: int | None = None
     """Trials that may run at the same time; None: as many as fit."""
     resources: Mapping[str, float] | None = None
@@ -131,7 +128,7 @@ class Settings:
         """Return what is wrong, one text a fault."""
         return [
             *([] if self.data is not None else ["data is missing; give a folder, a table, (X, y) or a dataset"]),
-            *(f"{n}: {text}" for n, text in LATER.items() if getattr(self, n) is not None),
+            *address_faults(self.address),
             *self._types(),
             *self._names(),
             *self._amounts(),

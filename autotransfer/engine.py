@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
 from autotransfer.data.modalities import modality
 from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
+from autotransfer.executors import executor_of, joined, share_of, workers_of
 from autotransfer.gap import rows_hash
 from autotransfer.profiles import Profile
 from autotransfer.recipes import INPUT_SIZE, spec_id
@@ -31,7 +31,7 @@ from autotransfer.search.forecast import forecasts, foretold, multiply_rate
 from autotransfer.search.jobs import Context
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.memory import Memory
-from autotransfer.search.policy import HEADS_ONLY, UNLIMITED_SECONDS, Search
+from autotransfer.search.policy import UNLIMITED_SECONDS, Search
 from autotransfer.search.refusals import adaptable, merged
 from autotransfer.search.telling import Telling
 
@@ -73,8 +73,13 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
         ConfigError, DataError, UnknownNameError: what the caller can mend, before anything is trained.
         NoTrialSucceededError: every trial failed; the text has the reasons.
     """
+    with joined(settings.check()):
+        return _fit(settings, notify)
+
+
+def _fit(settings: Settings, notify: Notify) -> TransferModel:
     began, cpu = time.time(), _cpu_seconds()
-    ready = make_ready(settings.check(), notify)
+    ready = make_ready(settings, notify)
     found = ready.prepared.profile
     folder, name = RunFolder(settings.out), identity(settings, rows_hash(found.fingerprint, found.unlabeled))
     with folder.opened(settings, name) as finished:
@@ -209,7 +214,7 @@ def _plan(ready: Ready) -> Plan:
     )
     known = {} if ready.settings.memory is False else Memory().speeds()
     found = forecasts(ready.prepared.profile, ready.pool.specs, known, multiply_rate())
-    return foretold(made, found, ready.settings.limit, _workers(ready.settings))
+    return foretold(made, found, ready.settings.limit, workers_of(ready.settings))
 
 
 def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: float) -> Search:
@@ -229,10 +234,10 @@ def _search(ready: Ready, folder: RunFolder, files: Mapping[str, str], began: fl
         step_seconds=step,
     )
     seconds = limit.seconds if limit.trials is None and limit.seconds else UNLIMITED_SECONDS
-    kept_back = min(STARTING[_executor(settings)], 0.1 * seconds)
+    kept_back = min(STARTING[executor_of(settings)], 0.1 * seconds)
     deadline = began + seconds - kept_back if limit.trials is None else float("inf")
     past = Memory().recall(ready.prepared.profile) if _remembers(settings) else []
-    return Search(context, ready.space, limit, ready.registry, deadline, _workers(settings), past)
+    return Search(context, ready.space, limit, ready.registry, deadline, workers_of(settings), past)
 
 
 def _remembers(settings: Settings) -> bool:
@@ -243,39 +248,24 @@ def _patience(seconds: float | None) -> float:
     return 300.0 if seconds is None else min(300.0, max(30.0, seconds / 4))
 
 
-def _executor(settings: Settings) -> str:
-    seconds = settings.limit.seconds
-    return "serial" if seconds is not None and seconds < HEADS_ONLY else settings.executor
-
-
-def _workers(settings: Settings) -> int:
-    if _executor(settings) == "serial":
-        return 1
-    if settings.max_workers is not None:
-        return settings.max_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(cores / max(1.0, settings.share()["cpus"])))
-
-
 def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> None:
     """Run the policy; Ctrl-C ends the search and leaves what was found."""
     settings = ready.settings
     ledger = Ledger(folder.ledger, folder.work)
     notify = Telling(notify, len(search.context.specs), search.budget.trials)
     try:
-        if _executor(settings) == "serial":
+        if executor_of(settings) == "serial":
             serial.run(search.jobs(), search.context, ledger, notify, ready.registry)
         else:
             from autotransfer.search import ray_tune
 
-            wanted = {"cpu": settings.share()["cpus"], "gpu": settings.share()["gpus"]}
             ray_tune.run(
                 search.jobs(),
                 search.context,
                 ledger,
                 notify,
                 workers=search.workers,
-                resources={n: v for n, v in wanted.items() if v},
+                resources=share_of(settings),
             )
     except KeyboardInterrupt:
         search.status = "interrupted"
@@ -307,7 +297,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
         download_seconds=loading,
         unit_cpu_seconds=unit if unit else None,
         workers=search.workers,
-        executor=_executor(ready.settings),
+        executor=executor_of(ready.settings),
         seed=ready.settings.seed,
         notes=tuple(search.notes),
         criterion=search.board.criterion.text,

@@ -36,6 +36,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]
         refit: bool = False,
         plugins: Sequence[Any] = (),
         executor: str = "ray",
+        address: str | None = None,
         max_workers: int | None = None,
         resources: Mapping[str, float] | None = None,
         seed: int = 0,
@@ -50,6 +51,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]
         self.refit = refit
         self.plugins = plugins
         self.executor = executor
+        self.address = address
         self.max_workers = max_workers
         self.resources = resources
         self.seed = seed

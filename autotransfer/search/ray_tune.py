@@ -1,4 +1,4 @@
-"""The default executor: Ray Tune. The only module that imports ray.
+"""The default executor: Ray Tune. Beside ``cluster`` the only module that imports ray.
 
 One Tune trial is one job. The Searcher hands out the jobs of the policy's current generation and, once all
 of its records are in, asks the policy for the next; the scheduler is first come, first served.
@@ -26,6 +26,7 @@ from autotransfer.codec import from_json, to_json
 from autotransfer.errors import SearchError
 from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.search import trial
+from autotransfer.search.cluster import enough
 from autotransfer.search.jobs import Context, GapJob, Generation, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.policy import Notify
@@ -248,6 +249,7 @@ def _ray(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
     if own:
         try:
             ray.init(
+                address="local",  # whatever other Ray runs on this machine, or is named by RAY_ADDRESS
                 num_cpus=max(1, int(workers * resources.get("cpu", 1))),
                 include_dashboard=False,
                 log_to_driver=False,
@@ -256,14 +258,7 @@ def _ray(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
         except Exception as error:  # Ray raises many kinds when it cannot start
             raise SearchError(f"Ray cannot be started: {error}; executor='serial' works without it") from error
     try:
-        have = ray.cluster_resources()
-        lacking = [
-            f"{n}: {v:g} wanted, {have.get(n.upper(), 0):g} there"
-            for n, v in resources.items()
-            if v > have.get(n.upper(), 0)
-        ]
-        if lacking:
-            raise SearchError(f"Ray has too few resources for one worker ({'; '.join(lacking)}); ask for less")
+        enough(resources)
         yield
     finally:
         if own:

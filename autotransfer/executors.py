@@ -1,0 +1,59 @@
+"""Where the jobs of a fit run: in this process, on a Ray of this machine, or on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from autotransfer.config import Settings
+from autotransfer.errors import ConfigError
+from autotransfer.search.policy import HEADS_ONLY
+
+
+def joined(settings: Settings) -> contextlib.AbstractContextManager[None]:
+    """Hold the connection to a Ray cluster as long as a run takes; Ray on this machine is started when it is needed.
+
+    Raises:
+        ConfigError: the cluster cannot be joined, or the run would not use it.
+    """
+    if executor_of(settings) == "serial":
+        if settings.address is not None:
+            why = f"a budget under {HEADS_ONLY:g} s" if settings.executor != "serial" else "executor 'serial'"
+            raise ConfigError(
+                f"address is {settings.address!r}, but {why} runs in this process; leave out one of the two"
+            )
+        return contextlib.nullcontext()
+    if settings.address is None and "ray" not in sys.modules:
+        return contextlib.nullcontext()
+    from autotransfer.search import cluster
+
+    return cluster.joined(settings.address)
+
+
+def executor_of(settings: Settings) -> str:
+    """Return ``ray`` or ``serial``."""
+    seconds = settings.limit.seconds
+    return "serial" if seconds is not None and seconds < HEADS_ONLY else settings.executor
+
+
+def share_of(settings: Settings) -> dict[str, float]:
+    """Return what one worker takes of a node."""
+    wanted = {"cpu": settings.share()["cpus"], "gpu": settings.share()["gpus"]}
+    return {n: v for n, v in wanted.items() if v}
+
+
+def workers_of(settings: Settings) -> int:
+    """Return how many trials may run at the same time: as many as fit on the nodes that are known, or as asked."""
+    if executor_of(settings) == "serial":
+        return 1
+    if settings.max_workers is not None:
+        return settings.max_workers
+    if "ray" in sys.modules:
+        from autotransfer.search import cluster
+
+        found = cluster.slots(share_of(settings))
+        if found is not None:
+            return found
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(cores / max(1.0, settings.share()["cpus"])))

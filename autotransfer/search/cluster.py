@@ -1,0 +1,168 @@
+"""A running Ray cluster: joined for the time of a fit, and its nodes. Beside ``ray_tune`` the only module on ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import ray
+
+from autotransfer.errors import ConfigError, SearchError
+from autotransfer.search.address import AUTO, CLIENT, WANTED, parts
+
+LISTENS, ANSWERS = 5.0, 22.0
+"""Seconds in which something must accept a connection, and in which Ray must have let a process join."""
+_TRY = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
+except BaseException as error:
+    cause = error.__cause__ or error
+    print(" ".join(f"{type(cause).__name__}: {cause}".split()))
+else:
+    print("joined")
+    ray.shutdown()
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster, or what stands for one."""
+
+    id: str
+    name: str
+    """What a user knows it by."""
+    resources: Mapping[str, float]
+
+    def holds(self, wanted: Mapping[str, float]) -> int:
+        """Return how many workers fit, where nothing else runs."""
+        return min((math.floor(self.resources.get(n.upper(), 0) / v) for n, v in wanted.items() if v), default=1)
+
+
+@contextlib.contextmanager
+def joined(address: str | None) -> Iterator[None]:
+    """Be connected to a cluster; a connection that is there already is the caller's: it is used, and left.
+
+    Args:
+        address: ``auto`` or host:port; None: what the caller has connected to, or nothing yet.
+
+    Raises:
+        ConfigError: there is no such cluster, or this machine is no node of it.
+    """
+    if ray.is_initialized():
+        _is_the_callers(address)
+        yield
+    elif address is None:
+        yield
+    else:
+        _reachable(address)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises many kinds when it cannot join
+            raise _unjoined(address, f"{type(error).__name__}: {error}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _is_the_callers(address: str | None) -> None:
+    """Refuse a connection of another kind, or to another cluster."""
+    from ray.util.client import ray as client
+
+    if client.is_connected():
+        raise ConfigError(f"Ray is connected through ray://; {CLIENT}")
+    if address is None or address == AUTO:
+        return
+    there = ray.get_runtime_context().gcs_address
+    if _resolved(address) != _resolved(there):
+        raise ConfigError(
+            f"address is {address!r}, and this process is connected to the Ray at {there} already; "
+            "call ray.shutdown() first, or leave address out to use that one"
+        )
+
+
+def _resolved(address: str) -> tuple[str, int]:
+    host, port = parts(address)
+    try:
+        found = socket.gethostbyname(host)
+    except OSError:
+        found = host
+    own = found.startswith("127.") or found == ray.util.get_node_ip_address()
+    return ("here" if own else found), port
+
+
+def _reachable(address: str) -> None:
+    """Try an address in a process of its own: at a wrong one Ray waits for minutes, and cannot be told not to."""
+    if address != AUTO:
+        host, port = parts(address)
+        try:
+            socket.create_connection((host, port), timeout=LISTENS).close()
+        except OSError as error:
+            raise _unjoined(address, f"nothing answers there ({error.strerror or error})") from error
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRY, address], capture_output=True, text=True, timeout=ANSWERS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        reason = f"Ray did not let this machine join within {ANSWERS:.0f} s: no Ray head may be there"
+        raise _unjoined(address, reason) from error
+    said = done.stdout.strip().splitlines()
+    if not said or said[-1] != "joined":
+        raise _unjoined(address, said[-1][:300] if said else f"Ray ended with exit code {done.returncode}")
+
+
+def _unjoined(address: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"the Ray cluster at address {address!r} cannot be joined: {reason}; {WANTED}, on a machine that is itself a "
+        "node of it (ray start --address=HOST:PORT makes it one), with the same versions of Ray and Python; "
+        "or leave address out, and the run starts Ray on this machine"
+    )
+
+
+def nodes() -> list[Node]:
+    """Return the nodes that are alive, that of this process first."""
+    here = ray.get_runtime_context().get_node_id()
+    found = [
+        Node(n["NodeID"], f"{n['NodeManagerHostname']} ({n['NodeManagerAddress']}, {n['NodeID'][:8]})", n["Resources"])
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
+    return sorted(found, key=lambda n: (n.id != here, n.name))
+
+
+def slots(wanted: Mapping[str, float]) -> int | None:
+    """Return how many workers fit on all nodes of the cluster that this process is connected to; None: on none such.
+
+    Args:
+        wanted: ``cpu`` and ``gpu`` of one worker.
+    """
+    if not ray.is_initialized():
+        return None
+    found = nodes()
+    return max(1, sum(n.holds(wanted) for n in found))
+
+
+def enough(wanted: Mapping[str, float]) -> None:
+    """See that one worker fits on some node.
+
+    Args:
+        wanted: ``cpu`` and ``gpu`` of one worker.
+
+    Raises:
+        SearchError: none has the resources, however long one waits.
+    """
+    found = nodes()
+    if any(n.holds(wanted) for n in found):
+        return
+    asked = ", ".join(f"{v:g} {n.upper()}" for n, v in wanted.items())
+    have = "; ".join(
+        f"{n.name} has {', '.join(f'{n.resources.get(k.upper(), 0):g} {k.upper()}' for k in wanted)}" for n in found
+    )
+    raise SearchError(f"no node of Ray can hold a worker, which takes {asked}: {have}; ask for less by resources=")
