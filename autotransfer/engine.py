@@ -266,6 +266,9 @@ def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> Non
                 notify,
                 workers=search.workers,
                 resources=share_of(settings),
+                joined=settings.address is not None,
+                offline=ready.registry.offline,
+                deadline=search.deadline,
             )
     except KeyboardInterrupt:
         search.status = "interrupted"

@@ -66,7 +66,7 @@ class NoTrialSucceededError(SearchError):
 
 
 class ClusterMismatchError(SearchError):
-    """A node has other plugins, or other versions of them, than the driver."""
+    """A node of a cluster lacks what the driver has: plugins in the same version, data, weights, the run's folder."""
 
 
 class TrialFailedError(AutotransferError):

@@ -61,8 +61,12 @@ class Registry:
         return cls(discovery.discover(plugins))
 
     @classmethod
-    def from_manifest(cls, manifest: Iterable[Mapping[str, Any]]) -> Registry:
+    def from_manifest(cls, manifest: Iterable[Mapping[str, Any]], node: str = "") -> Registry:
         """Return the registry of exactly the plugins that another process has.
+
+        Args:
+            manifest: from :meth:`manifest` there.
+            node: what errors call this node; empty: its host name.
 
         Raises:
             ClusterMismatchError: this node lacks one of them, or has another version.
@@ -76,7 +80,8 @@ class Registry:
             elif discovery.load(info).status == "broken":
                 wrong.append(f"{info.name}: {info.reason}")
         if wrong:
-            raise ClusterMismatchError(f"node {platform.node()} has other plugins than the driver: {'; '.join(wrong)}")
+            name = node or platform.node()
+            raise ClusterMismatchError(f"node {name} has other plugins than the driver: {'; '.join(wrong)}")
         return cls(found)
 
     def manifest(self) -> list[dict[str, Any]]:

@@ -191,3 +191,162 @@ def test_an_address_and_the_serial_executor_exclude_each_other(pictures: Path, t
         code, _, text = cli(*own, *more)
         assert code == 2
         assert said in text
+
+
+def _distribution(folder: Path, version: str, weights: Path) -> str:
+    """Write an installed distribution with a plugin; return the folder to put on the path."""
+    folder.mkdir()
+    info = folder / f"houseware-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: houseware\nVersion: {version}\n")
+    (info / "top_level.txt").write_text("houseware\n")
+    (info / "RECORD").write_text("houseware.py,,\n")
+    source = Path(ROOT, "tests", "toys", "toynet.py").read_text().replace("toynet/", "houseware/")
+    source = source.replace("BackboneSpec, ", "BackboneSpec, WeightSource, ")
+    source = source.replace(
+        "factory=build, input", f"weights=WeightSource(where='file', name={str(weights)!r}), factory=build, input"
+    )
+    (folder / "houseware.py").write_text(source)
+    return str(folder)
+
+
+def hidden(*folders: Path) -> str:
+    """Return what a node of its own mount namespace runs so that it does not see what these folders hold."""
+    return " && ".join(f"mount -t tmpfs none {folder}" for folder in folders)
+
+
+needs_namespaces = pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    reason="a node that sees another file system needs a mount namespace (root, and unshare)",
+)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@needs_namespaces
+def test_a_plugin_file_and_rows_in_memory_travel_to_a_node_that_sees_neither(
+    cluster: Cluster, stripes: Any, toynet: str, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.copy(toynet, mine / "toynet.py")
+    np.savez(mine / "rows.npz", images=stripes[0], labels=stripes[1])
+    (mine / "driver.py").write_text(
+        "import numpy as np, autotransfer, json, sys\n"
+        f"rows = np.load({str(mine / 'rows.npz')!r})\n"
+        f"model = autotransfer.fit((rows['images'], rows['labels']), plugins=[{str(mine / 'toynet.py')!r}],\n"
+        f"    backbones='toynet/small', trials=2, address={cluster.address!r}, out={str(tmp_path / 'run')!r},\n"
+        "    resources={'cpus': 2})\n"
+        "print(json.dumps([[r.status, r.reason, r.worker] for r in model.run.trials]))\n"
+    )
+    # Only this node has two CPUs, so that every trial runs on it; the driver's TMPDIR lies in what it does not see.
+    with cluster.node("--num-cpus=2", "--object-store-memory=100000000", shell=hidden(mine)):
+        before = set(Path(tempfile.gettempdir()).glob("autotransfer-plugins-*"))
+        done = subprocess.run(
+            [sys.executable, str(mine / "driver.py")],
+            env=environment(TMPDIR=str(mine)),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(Path(tempfile.gettempdir()).glob("autotransfer-plugins-*")) == before
+    trials = json.loads(done.stdout)
+    assert len(trials) >= 2
+    assert "failed" not in {status for status, _, _ in trials}, trials
+    assert all(" on " in worker for _, _, worker in trials)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@needs_namespaces
+def test_what_a_node_lacks_is_one_error(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "small.safetensors").write_bytes(b"weights")
+    old = _distribution(tmp_path / "old", "1.0", mine / "small.safetensors")
+    new = _distribution(tmp_path / "new", "2.0", mine / "small.safetensors")
+    flags = ["fit", str(pictures), "--backbones", "houseware/small", "--trials", "2", "--address", cluster.address]
+    flags += ["--out", str(mine / "run"), "--resources", "{cpus: 2}"]
+    plugins = {"AUTOTRANSFER_PLUGINS": "core=autotransfer_strategies,houseware=houseware"}
+    with cluster.node(
+        "--num-cpus=2",
+        "--object-store-memory=100000000",
+        env=environment(new),
+        shell=hidden(mine, pictures),
+    ):
+        code, _, said = cli(*flags, env=environment(old, **plugins))
+    assert code == 1, said
+    assert said.count("error:") == 1
+    for text in (
+        "has other plugins than the driver: houseware: here 2.0, on the driver 1.0",
+        f"does not see the run's folder {mine / 'run'}",
+        "files of the data that were looked at",
+        "has no weights of houseware/small",
+    ):
+        assert text in said, said
+    assert socket.gethostname() in said
+    assert "trial " not in said
+    assert not list((mine / "run" / ".work").glob("mark-*"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_more_than_any_node_has_is_said_at_once(cluster: Cluster, pictures: Path, toynet: str, tmp_path: Path) -> None:
+    flags = [*fit_flags(pictures, toynet, tmp_path / "run"), "--address", cluster.address]
+    began = time.monotonic()
+    code, _, said = cli(*flags, "--resources", "{cpus: 1, gpus: 3}")
+    assert code == 1
+    assert time.monotonic() - began < 30
+    assert "no node of Ray can hold a worker, which takes 1 CPU, 3 GPU" in said
+    assert said.count("has 1 CPU, 0 GPU") == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_that_all_resources_are_taken_is_said_while_the_fit_waits(
+    cluster: Cluster, pictures: Path, toynet: str, tmp_path: Path
+) -> None:
+    hold = (
+        "import ray, sys, time\n"
+        "ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')\n"
+        "class Idle:\n"
+        "    def ready(self): return True\n"
+        "held = [ray.remote(num_cpus=1)(Idle).remote() for _ in range(2)]\n"
+        "ray.get([h.ready.remote() for h in held]); print('held', flush=True); sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, cluster.address],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdin is not None
+    try:
+        assert other.stdout.readline() == "held\n"
+        flags = fit_flags(pictures, toynet, tmp_path / "run", trials=1)
+        command = [sys.executable, "-m", "autotransfer", *flags, "--address", cluster.address]
+        fit = subprocess.Popen(
+            command,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert fit.stderr is not None
+        try:
+            told = next(line for line in fit.stderr if "waiting" in line)
+            assert "it takes 1 CPU, and free on all nodes together are 0 of 2 CPU" in told
+            other.stdin.close()
+            assert fit.wait(60) == 0
+        finally:
+            fit.kill()
+            fit.wait()
+            fit.stderr.close()
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()

@@ -94,11 +94,15 @@ class ItemDataset:
 
     def row_name(self, index: int) -> str:
         """Return the row's path relative to the source, or its number; nothing is decoded for it."""
-        path = None if _costly(self.items) else self.kind.path_of(self.items[index])
+        path = self.path(index)
         if path is None:
             return f"row {index}"
         inside = self.root is not None and path.is_relative_to(self.root)
         return str(path.relative_to(self.root)) if inside and self.root is not None else str(path)
+
+    def path(self, index: int) -> Path | None:
+        """Return the file that the row is, where it is one; nothing is decoded for it."""
+        return None if _costly(self.items) else self.kind.path_of(self.items[index])
 
     def content_hash(self, index: int) -> str:
         """Return a hash of the row's content, the same for equal rows.

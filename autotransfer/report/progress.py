@@ -110,6 +110,10 @@ class Progress:
         """These jobs are running now."""
         self.running = list(jobs)
 
+    def on_waiting(self, text: str) -> None:
+        """Nothing runs: workers wait for resources."""
+        self.say(f"waiting  {text}")
+
     def on_finish(self, text: str) -> None:
         """The search is over; the winner is being finished."""
         self.stage, self.running = text, []

@@ -8,16 +8,26 @@ import math
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autotransfer.errors import ConfigError, SearchError
+from autotransfer.errors import ClusterMismatchError, ConfigError, SearchError, faults
 from autotransfer.search.address import AUTO, CLIENT, WANTED, parts
+from autotransfer.search.jobs import Context
+from autotransfer.search.nodes import lacks, needs, unmark
 
 LISTENS, ANSWERS = 5.0, 22.0
 """Seconds in which something must accept a connection, and in which Ray must have let a process join."""
+TOLD = 60.0
+"""Seconds in which a node must have said what it lacks; it starts a process and imports the plugins for it."""
+PATIENCE, AGAIN = 15.0, 30.0
+"""Seconds without a running trial after which a user is told why nothing happens, and is told so again."""
 _TRY = """
 import sys, ray
 try:
@@ -161,8 +171,103 @@ def enough(wanted: Mapping[str, float]) -> None:
     found = nodes()
     if any(n.holds(wanted) for n in found):
         return
-    asked = ", ".join(f"{v:g} {n.upper()}" for n, v in wanted.items())
+    asked = _asked_for(wanted)
     have = "; ".join(
         f"{n.name} has {', '.join(f'{n.resources.get(k.upper(), 0):g} {k.upper()}' for k in wanted)}" for n in found
     )
     raise SearchError(f"no node of Ray can hold a worker, which takes {asked}: {have}; ask for less by resources=")
+
+
+class Waiting(tune.Callback):
+    """Tells a user that trials wait for resources which others hold; gives up at the end of the budget.
+
+    Args:
+        notify: whom to tell.
+        wanted: ``cpu`` and ``gpu`` of one worker.
+        deadline: ``time.time()`` seconds after which there is nothing to wait for.
+    """
+
+    def __init__(self, notify: Callable[..., None], wanted: Mapping[str, float], deadline: float) -> None:
+        self.notify = notify
+        self.wanted = wanted
+        self.deadline = deadline
+        self.began: float | None = None
+        self.next = 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look whether some trial waits and none runs."""
+        states = {t.status for t in trials}
+        if "PENDING" not in states or "RUNNING" in states:
+            self.began = None
+            return
+        now = time.monotonic()
+        if self.began is None:
+            self.began, self.next = now, now + PATIENCE
+        if now < self.next:
+            return
+        self.next = now + AGAIN
+        text = f"{now - self.began:.0f} s for a worker to start: {self._told()}"
+        if time.time() > self.deadline:
+            raise SearchError(f"the budget ended after {text}; ask for less by resources=, or come when Ray is free")
+        self.notify("waiting", text=text)
+
+    def _told(self) -> str:
+        free, all_of = ray.available_resources(), ray.cluster_resources()
+        shares = (f"{free.get(n.upper(), 0):g} of {all_of.get(n.upper(), 0):g} {n.upper()}" for n in self.wanted)
+        return f"it takes {_asked_for(self.wanted)}, and free on all nodes together are {', '.join(shares)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return an empty callback: what Tune writes of its tuner is never read again."""
+        return tune.Callback, ()
+
+
+def _asked_for(wanted: Mapping[str, float]) -> str:
+    return ", ".join(f"{v:g} {n.upper()}" for n, v in wanted.items())
+
+
+def travelling(context: Context, wanted: Mapping[str, float], offline: bool) -> dict[str, Any]:
+    """Return what workers of other nodes get beside the context, after each node was asked whether it has the rest.
+
+    Args:
+        context: what workers share.
+        wanted: ``cpu`` and ``gpu`` of one worker; nodes that cannot hold one are not asked.
+        offline: nodes may not fetch weights.
+
+    Raises:
+        ClusterMismatchError: what each node lacks, all of it at once.
+    """
+    asked = needs(context, offline)
+    try:
+        found = _asked(asked, [n for n in nodes() if n.holds(wanted)])
+    finally:
+        unmark(asked)
+    if found:
+        raise ClusterMismatchError(faults("the cluster cannot run this search", found))
+    return {"home": ray.get_runtime_context().get_node_id(), "sources": asked.sources, "offline": offline}
+
+
+def _asked(asked: Any, able: list[Node]) -> list[str]:
+    """Return what nodes say that they lack; all are asked at the same time."""
+    shared, ask = ray.put(asked), ray.remote(num_cpus=0, max_retries=0)(lacks)
+    running = {
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n.id, soft=False)).remote(
+            shared, n.name, n.id
+        ): n
+        for n in able
+    }
+    done, _ = ray.wait(list(running), num_returns=len(running), timeout=TOLD)
+    found: list[str] = []
+    for answer, node in running.items():
+        if answer not in done:
+            found.append(f"node {node.name} did not answer within {TOLD:.0f} s; see that it is well, or take it away")
+            continue
+        try:
+            said: Any = ray.get(answer)
+            found += said
+        except Exception as error:  # whatever went wrong over there, first of all an import
+            last = [line for line in str(error).splitlines() if line.strip()][-1:]
+            found.append(
+                f"node {node.name} could not be asked: {' '.join(last)[:300]}; "
+                "install autotransfer and its plugins there, in the environment that its Ray runs in"
+            )
+    return found

@@ -11,6 +11,7 @@ import faulthandler
 import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,12 +24,13 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from autotransfer.codec import from_json, to_json
-from autotransfer.errors import SearchError
+from autotransfer.errors import ClusterMismatchError, SearchError
 from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.search import trial
-from autotransfer.search.cluster import enough
+from autotransfer.search.cluster import Waiting, enough, nodes, travelling
 from autotransfer.search.jobs import Context, GapJob, Generation, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
+from autotransfer.search.nodes import at_home, registry
 from autotransfer.search.policy import Notify
 from autotransfer.search.trial import Worker, failed
 
@@ -66,10 +68,28 @@ class Watchdog:
 class Visit(tune.Trainable):
     """A long-lived worker; each Tune trial gives it one job."""
 
-    def setup(self, config: dict[str, Any], context: Context | None = None) -> None:
-        """Make the worker, once a process."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        context: Context | None = None,
+        home: str = "",
+        sources: Mapping[str, bytes] | None = None,
+        offline: bool = False,
+    ) -> None:
+        """Make the worker, once a process.
+
+        Args:
+            config: of the first trial.
+            context: what workers share.
+            home: id of the driver's node; empty: this is it.
+            sources: of single-file plugins.
+            offline: weights may not be fetched.
+        """
         assert context is not None
-        self.context = context
+        away = bool(home) and ray.get_runtime_context().get_node_id() != home
+        self.context = at_home(context, offline) if away else context
+        self.sources = sources or {}
+        self.name = f"pid {os.getpid()}" + f" on {platform.node()}" * away
         self.worker: Worker | None = None
         self.job_json = config["job"]
 
@@ -85,9 +105,12 @@ class Visit(tune.Trainable):
         watchdog.tick()
         try:
             if self.worker is None:
-                self.worker = Worker(self.context, name=f"pid {os.getpid()}")
+                plugins = registry(self.context.manifest, self.sources)
+                self.worker = Worker(self.context, plugins, name=self.name)
             self.worker.tick = watchdog.tick
             record = self.worker.run(job)
+        except ClusterMismatchError as error:  # of a node that came later: no trial can succeed there
+            return {"done": True, "mismatch": str(error)}
         finally:
             watchdog.rest()
         return {"done": True, "record": json.dumps(to_json(record))}
@@ -134,6 +157,9 @@ class PolicySearcher(Searcher):
         """Keep the record; a worker that died gives a failed one."""
         job = self.running.pop(trial_id, None)
         if job is None or self.over:
+            return
+        if result and "mismatch" in result:
+            self.over, self.error = True, ClusterMismatchError(str(result["mismatch"]))
             return
         if error or not result or "record" not in result:
             record = failed(job, self._why_dead(job))
@@ -192,7 +218,16 @@ class PolicySearcher(Searcher):
 
 
 def run(
-    jobs: Generation, context: Context, ledger: Ledger, notify: Notify, workers: int, resources: Mapping[str, float]
+    jobs: Generation,
+    context: Context,
+    ledger: Ledger,
+    notify: Notify,
+    workers: int,
+    resources: Mapping[str, float],
+    *,
+    joined: bool = False,
+    offline: bool = False,
+    deadline: float = float("inf"),
 ) -> None:
     """Run all jobs of a policy through Ray Tune.
 
@@ -203,27 +238,32 @@ def run(
         notify: told of each job and record.
         workers: jobs at once.
         resources: ``cpu`` and ``gpu`` of one worker.
+        joined: the caller named a cluster; its nodes are asked what they have, even where it is one.
+        offline: nodes may not fetch weights.
+        deadline: ``time.time()`` at which the last job must end.
 
     Raises:
-        SearchError: Ray cannot be started, or has fewer resources than one worker needs.
+        SearchError: Ray cannot be started, no node has the resources that one worker needs, or none came free in time.
+        ClusterMismatchError: nodes lack what the driver has.
         KeyboardInterrupt: as it came; what was finished is in the ledger and known to the policy.
     """
-    storage = tempfile.mkdtemp(prefix="autotransfer-tune-")
     with _ray(workers, resources), _environment(_QUIET), _hushed():
-        searcher = PolicySearcher(jobs, context, ledger, notify)
+        more = travelling(context, resources, offline) if joined or len(nodes()) > 1 else {}
+        # Tune's folder must be seen by every node, and of the work folder that is known; else it lies outside the run.
+        storage = tempfile.mkdtemp(prefix="autotransfer-tune-", dir=context.work if more else None)
         try:
+            searcher = PolicySearcher(jobs, context, ledger, notify)
             if not searcher.over:
-                _fit(searcher, context, workers, resources, storage)
+                visit = tune.with_parameters(Visit, context=context, **more)
+                waiting = Waiting(notify, resources, deadline)
+                _fit(searcher, tune.with_resources(visit, dict(resources)), workers, storage, waiting)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
     if searcher.error is not None:
         raise searcher.error
 
 
-def _fit(
-    searcher: PolicySearcher, context: Context, workers: int, resources: Mapping[str, float], storage: str
-) -> None:
-    trainable = tune.with_resources(tune.with_parameters(Visit, context=context), dict(resources))
+def _fit(searcher: PolicySearcher, trainable: Any, workers: int, storage: str, waiting: Waiting) -> None:
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -236,7 +276,11 @@ def _fit(
             trial_dirname_creator=lambda one: str(one.trial_id),
         ),
         run_config=tune.RunConfig(
-            name="search", storage_path=storage, verbose=0, failure_config=tune.FailureConfig(max_failures=0)
+            name="search",
+            storage_path=storage,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[waiting],
         ),
     )
     tuner.fit()
