@@ -22,7 +22,11 @@ import pytest
 from PIL import Image
 
 from autotransfer import engine
-from autotransfer.config import Settings
+from autotransfer.config import Settings, identity
+from autotransfer.errors import ConfigError
+from autotransfer.estimators import TransferClassifier
+from autotransfer.gap import rows_hash
+from autotransfer.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
 PATHS = [str(ROOT), str(ROOT / "plugins")]
@@ -184,6 +188,21 @@ def test_a_wrong_address_is_one_error_soon(kind: str, pictures: Path, toynet: st
     assert not (tmp_path / "run").exists()
 
 
+def test_an_estimator_passes_its_address_on(stripes: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Ray Client \(ray://\) is not supported"):
+        TransferClassifier(address="ray://head:10001", trials=1).fit(*stripes)
+
+
+def test_a_folder_that_another_run_holds_is_refused(pictures: Path, toynet: str, tmp_path: Path) -> None:
+    out, flags = tmp_path / "run", [*fit_flags(pictures, toynet, tmp_path / "run"), "--executor", "serial"]
+    held = Settings(data=pictures, plugins=[toynet], backbones=["toynet/small"], trials=3, seed=1, out=out)
+    prepared = engine.make_ready(held, engine.silent).prepared.profile
+    with RunFolder(out).opened(held, identity(held, rows_hash(prepared.fingerprint, prepared.unlabeled))):
+        code, _, said = cli(*flags)
+    assert code == 2
+    assert f"{out} is in use by another run; wait for it or choose another --out" in said
+
+
 def test_an_address_and_the_serial_executor_exclude_each_other(pictures: Path, toynet: str, tmp_path: Path) -> None:
     flags = [*fit_flags(pictures, toynet, tmp_path / "run"), "--address", "head:6379"]
     for more, said in ((["--executor", "serial"], "executor 'serial'"), (["--budget", "10s"], "a budget under 30 s")):
@@ -232,11 +251,13 @@ def test_a_plugin_file_and_rows_in_memory_travel_to_a_node_that_sees_neither(
     shutil.copy(toynet, mine / "toynet.py")
     np.savez(mine / "rows.npz", images=stripes[0], labels=stripes[1])
     (mine / "driver.py").write_text(
-        "import numpy as np, autotransfer, json, sys\n"
+        "import numpy as np, autotransfer, json, ray\n"
+        f"ray.init(address={cluster.address!r}, log_to_driver=False)\n"
         f"rows = np.load({str(mine / 'rows.npz')!r})\n"
         f"model = autotransfer.fit((rows['images'], rows['labels']), plugins=[{str(mine / 'toynet.py')!r}],\n"
-        f"    backbones='toynet/small', trials=2, address={cluster.address!r}, out={str(tmp_path / 'run')!r},\n"
+        f"    backbones='toynet/small', trials=2, out={str(tmp_path / 'run')!r},\n"
         "    resources={'cpus': 2})\n"
+        "assert ray.is_initialized()\n"  # it was the caller's before
         "print(json.dumps([[r.status, r.reason, r.worker] for r in model.run.trials]))\n"
     )
     # Only this node has two CPUs, so that every trial runs on it; the driver's TMPDIR lies in what it does not see.
@@ -294,9 +315,9 @@ def test_what_a_node_lacks_is_one_error(cluster: Cluster, pictures: Path, tmp_pa
 @pytest.mark.ray
 @pytest.mark.slow
 def test_more_than_any_node_has_is_said_at_once(cluster: Cluster, pictures: Path, toynet: str, tmp_path: Path) -> None:
-    flags = [*fit_flags(pictures, toynet, tmp_path / "run"), "--address", cluster.address]
+    flags = [*fit_flags(pictures, toynet, tmp_path / "run"), "--address", "auto"]
     began = time.monotonic()
-    code, _, said = cli(*flags, "--resources", "{cpus: 1, gpus: 3}")
+    code, _, said = cli(*flags, "--resources", "{cpus: 1, gpus: 3}", env=environment(RAY_ADDRESS=cluster.address))
     assert code == 1
     assert time.monotonic() - began < 30
     assert "no node of Ray can hold a worker, which takes 1 CPU, 3 GPU" in said

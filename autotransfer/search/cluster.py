@@ -34,7 +34,9 @@ try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
 except BaseException as error:
     cause = error.__cause__ or error
-    print(" ".join(f"{type(cause).__name__}: {cause}".split()))
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    first = lines[0].partition(" Last connection error:")[0]  # a traceback follows, and its last line tells
+    print(first if len(lines) == 1 else f"{first} {lines[-1]}")
 else:
     print("joined")
     ray.shutdown()
@@ -131,7 +133,8 @@ def _reachable(address: str) -> None:
 def _unjoined(address: str, reason: str) -> ConfigError:
     return ConfigError(
         f"the Ray cluster at address {address!r} cannot be joined: {reason}; {WANTED}, on a machine that is itself a "
-        "node of it (ray start --address=HOST:PORT makes it one), with the same versions of Ray and Python; "
+        "node of it (ray start --address=HOST:PORT makes it one), with the same versions of Ray and Python, and "
+        "with RAY_AUTH_MODE=token where the head asks for a token; "
         "or leave address out, and the run starts Ray on this machine"
     )
 
