@@ -19,6 +19,7 @@ FLOORS = (
         "config",
         "pool",
         "runs",
+        "calibration",
         "finish",
         "model_assets",
         "model_folder",
