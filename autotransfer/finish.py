@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from autotransfer.calibration import calibrate
 from autotransfer.protocols import FittedState
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
@@ -104,4 +105,5 @@ def baseline_evaluation(
     if best.id == leader.id:
         return of_leader
     network, _ = winning_network(search.context, registry, best)
+    calibrate(search.context, registry, best, network)
     return evaluated(search.context, registry, search.context.specs[spec_id(best.recipe)], network, best.recipe)

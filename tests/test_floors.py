@@ -20,6 +20,7 @@ FLOORS = (
         "executors",
         "pool",
         "runs",
+        "calibration",
         "finish",
         "model_assets",
         "model_folder",

@@ -140,7 +140,12 @@ class Board:
         )
 
     def _informed(self, trial: Trial) -> float:
-        """Return what a trial's answers tell of the unlabeled rows; 0 where that is not what decides."""
+        """Return what a trial's answers tell of the unlabeled rows; 0 where that is not what decides.
+
+        A baseline's tell nothing: it can be adapted to no other rows, and is as sure of what it never saw.
+        """
+        if self.criterion.informed and trial.id.startswith("b"):
+            return -1.0
         return trial.record.scores.get(SCORES, {}).get(NAME, -1.0) if self.criterion.informed else 0.0
 
     def leader(self) -> TrialRecord | None:

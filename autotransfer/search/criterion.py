@@ -102,8 +102,8 @@ def _informed(gap: Gap) -> str:
         f"the validation rows do not look like the unlabeled ones (weights would leave {gap.effective:.1f} of "
         f"{gap.validation}), so they cannot tell how good a recipe is there. Of the recipes that are about as good as "
         "the best on the validation rows, that one was chosen whose answers on the unlabeled rows tell most of them: "
-        "sure on each row, and not all the same (mutual information). No label confirms it: a model can be sure and "
-        "wrong, above all where classes are differently frequent there."
+        "sure on each row, and not all the same (mutual information); baselines without transfer are left out of that. "
+        "No label confirms it: a model can be sure and wrong, above all where classes are differently frequent there."
     )
 
 

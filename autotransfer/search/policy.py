@@ -365,8 +365,8 @@ class Search:
         return time.time() + max(cost, (planned + cost) / self.workers) <= self.end(id)
 
     def end(self, id: str) -> float:
-        """Return when training of a backbone must end, so that the held-out rows can be scored in time."""
-        return self.deadline - 1.2 * self.row_seconds(id) * self.profile.test
+        """Return when training of a backbone must end, so that the rows left out of it can be scored in time."""
+        return self.deadline - 1.2 * self.row_seconds(id) * (self.profile.test + self.profile.validation)
 
     # Cost.
 

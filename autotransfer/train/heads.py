@@ -76,6 +76,12 @@ class LinearHead(Head):
         """Return ``float32`` [N, outputs] from standardised features [N, width]."""
         return cast(Tensor, self.linear(self.dropout(scaled)))
 
+    @torch.no_grad()
+    def rescale(self, factors: Tensor) -> None:
+        """Multiply the outputs by these factors, ``float32`` [outputs]."""
+        self.linear.weight.mul_(factors.to(self.linear.weight)[:, None])
+        self.linear.bias.mul_(factors.to(self.linear.bias))
+
     @property
     def offset(self) -> Tensor:
         """The bias of the linear map."""

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 from benchmarks.economy.work import PLUGIN, Bench, keep_final, read_final, say
@@ -40,23 +41,30 @@ def unit(given: Mapping[str, Any]) -> None:
 
 
 def grid(given: Mapping[str, Any]) -> None:
-    """Train every point of the grid for all epochs and score each on the held-out rows: the oracle."""
+    """Train every point of the grid for all epochs and score each on the held-out rows: the oracle.
+
+    It takes hours, so it goes on after the last point that is in its events, where a run was stopped.
+    """
     scratch = Path(given["scratch"])
+    events = scratch / "events.jsonl"
     bench = Bench.open(given, given["backbones"], test="heldout")
-    found: list[dict[str, Any]] = []
-    for number, config in enumerate(_points(given["backbones"], given["epochs"])):
-        recipe, file, best = bench.recipe(config), scratch / "tried.safetensors", float("nan")
+    lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
+    found = [e for e in map(json.loads, lines) if e["event"] == "point"]
+    points = list(_points(given["backbones"], given["epochs"]))
+    for number, config in list(enumerate(points))[len(found) :]:
+        recipe, file, best, began = bench.recipe(config), scratch / "tried.safetensors", float("nan"), process_time()
         for epoch, _, best in bench.train(recipe, file):
-            say(scratch / "events.jsonl", "score", validation=best, epoch=epoch, trial=number)
-        found.append({**config, "validation": best, "test": bench.score(recipe, file)[given["metric"]]})
-        say(scratch / "events.jsonl", "point", **found[-1])
-        if best > max((f["validation"] for f in found[:-1]), default=float("-inf")):
+            say(events, "score", validation=best, epoch=epoch, trial=number)
+        spent = round(process_time() - began, 3)
+        test = bench.score(recipe, file)[given["metric"]]
+        if best > max((f["validation"] for f in found), default=float("-inf")):
             os.replace(file, scratch / "best.safetensors")
-            keep_final(
-                scratch / "final.json", recipe, best, scratch / "best.safetensors", trials=number + 1, oracle=0.0
-            )
+            keep_final(scratch / "final.json", recipe, best, scratch / "best.safetensors")
+        found.append({**config, "validation": best, "test": test, "cpu": spent})
+        say(events, "point", **found[-1])
     _, body = read_final(scratch / "final.json")
-    body |= {"trials": len(found), "oracle": max(f["test"] for f in found), "points": found}
+    kept = [{n: v for n, v in f.items() if n not in ("at", "event")} for f in found]
+    body |= {"trials": len(found), "oracle": max(f["test"] for f in found), "points": kept}
     (scratch / "final.json").write_text(json.dumps(body), encoding="utf-8")
 
 

@@ -56,8 +56,9 @@ def measure(cell: Cell, layout: Layout, group: Path) -> dict[str, Any]:
         group: scratch folder that the arms of one task and seed share; each has its own folder in it.
     """
     scratch = group / cell.arm.replace(":", "-")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    if cell.arm != "f":  # the grid goes on where it stopped
+        shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     if cell.arm.split(":")[0] == "a":
         return _fit(cell, layout, group, scratch)
     _write_settings(cell, layout, scratch)
@@ -69,6 +70,8 @@ def measure(cell: Cell, layout: Layout, group: Path) -> dict[str, Any]:
     final = json.loads((scratch / "final.json").read_text(encoding="utf-8"))
     events = [json.loads(line) for line in (scratch / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     scores = [(e["at"], e["validation"]) for e in events if e["event"] == "score"]
+    if "points" in final:  # those of earlier runs too
+        numbers["cpu"] = round(sum(p["cpu"] for p in final["points"]), 2)
     kept = {n: final[n] for n in ("validation", "trials", "failed", "epochs", "oracle", "points") if n in final}
     if "epochs" in kept:
         kept["epochs_run"] = kept.pop("epochs")

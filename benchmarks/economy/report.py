@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import random
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -77,6 +79,32 @@ def _regret(name: str) -> Callable[[Lines], float | None]:
     return points
 
 
+@functools.cache
+def _replayed(points: tuple[tuple[float, float, float]], samples: int) -> tuple[float, float]:
+    """Return mean CPU seconds and test score of a random search over the grid's own points, best by validation.
+
+    Args:
+        points: CPU seconds, validation and test score of each point that arm f trained.
+        samples: how many of them a search draws, without replacement; the mean is over 2,000 searches.
+    """
+    draws, costs, scores = random.Random(0), [], []
+    for _ in range(2000):
+        drawn = draws.sample(points, min(samples, len(points)))
+        costs.append(sum(cpu for cpu, _, _ in drawn))
+        scores.append(max(drawn, key=lambda p: p[1])[2])
+    return statistics.fmean(costs), statistics.fmean(scores)
+
+
+def _replay(of: Callable[[dict[str, Any], float, float], float]) -> Callable[[Lines], float | None]:
+    def ratio(arms: Lines) -> float | None:
+        if not {"a", "f"} <= set(arms):
+            return None
+        points = tuple((p["cpu"], p["validation"], p["test"]) for p in arms["f"]["points"])
+        return of(arms["a"], *_replayed(points, arms["f"]["samples"]))
+
+    return ratio
+
+
 def _share(arm: str, key: str, of: str, of_key: str) -> Callable[[Lines], float | None]:
     return lambda arms: arms[arm][key] / arms[of][of_key] if {arm, of} <= set(arms) else None
 
@@ -101,6 +129,13 @@ RATIOS = (
     Ratio("test score over random search's, points", "", _gain("d"), mean=True),
     Ratio("whole search / ASHA's", "", _share("a", "cpu", "b", "cpu")),
     Ratio("whole search / random search's", "", _share("a", "cpu", "d", "cpu")),
+    Ratio(
+        "test score over random search's, points (*replay* of the grid)",
+        "",
+        _replay(lambda a, _, test: 100 * (a["test"] - test)),
+        mean=True,
+    ),
+    Ratio("whole search / random search's (*replay* of the grid)", "", _replay(lambda a, cpu, _: a["cpu"] / cpu)),
     *(Ratio(f"cost of {arm} / cost of a", "", _share(arm, "cpu", "a", "cpu")) for arm in ABLATIONS),
     *(Ratio(f"test score of a over {arm}, points", "", _gain(arm), mean=True) for arm in ABLATIONS),
 )

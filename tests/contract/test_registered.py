@@ -95,4 +95,9 @@ def test_one_step_moves_the_trained_stages_and_nothing_else(spec: BackboneSpec) 
 
 @pytest.mark.parametrize("strategy", REGISTRY.strategies(), ids=lambda s: s.id)
 def test_every_registered_strategy_passes_the_kit(strategy: Strategy) -> None:
-    assert [str(f) for f in check_strategy(strategy)] == []
+    told = [str(f) for f in check_strategy(strategy)]
+    if strategy.unlabeled:  # the kit has no such rows, and says that it tried nothing: tests/plugins have some
+        reason = "it does not apply to made-up data and was not tried: no unlabeled rows were given to adapt to"
+        assert told == [f"warning: {strategy.id}: {reason}"]
+    else:
+        assert told == []

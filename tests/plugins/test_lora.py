@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from autotransfer.errors import PluginError
-from autotransfer.model import _merge
 from autotransfer.plugin import BackboneSpec, Profile, linear_weights
 from autotransfer.schema import Recipe, Training
 from autotransfer.search.trial import build_network
@@ -20,6 +19,7 @@ from autotransfer.train import checkpoint
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.job import Job
 from autotransfer.train.loop import Trainer
+from autotransfer.train.network import merge
 from autotransfer_strategies.lora import LowRank
 from autotransfer_strategies.low_rank import RANK, Thin, insert
 
@@ -107,7 +107,7 @@ def test_merged_it_is_the_plain_architecture_with_the_same_answers(toys: Any) ->
     network, inputs = trainer.job.network.eval(), toys.rows(9, seed=3).inputs
     with torch.no_grad():
         wanted = network(inputs)
-    _merge(network)
+    merge(network)
     assert not any(parametrize.is_parametrized(m) for m in network.modules())
     plain = toys.made(toys.Tokens)
     assert set(network.backbone.state_dict()) == set(plain.state_dict())

@@ -98,13 +98,14 @@ def record(id: str, objective: float | None, told: float | None) -> TrialRecord:
 def test_answers_on_unlabeled_rows_decide_among_trials_that_are_about_as_good(tmp_path: Any) -> None:
     board = Board(None, None)  # type: ignore[arg-type]
     found = {"t1": (0.90, 0.2), "t2": (0.87, 0.6), "t3": (0.60, 0.9), "t4": (None, None), "t5": (0.88, None)}
+    found["b6"] = (0.89, 0.9)
     for id, (objective, told) in found.items():
         trial = board.begin(_candidate(), (), (None,), moves=False, letter="t")
         trial.id, trial.record = id, record(id, objective, told)
     assert board.leading().id == "t1"  # type: ignore[union-attr]
     board.criterion = Criterion(kind="information", rows=100)
     assert board.leading().id == "t2"  # type: ignore[union-attr]
-    assert board.criterion.eligible([t.record for t in board.trials]) == {"t1", "t2", "t5"}
+    assert board.criterion.eligible([t.record for t in board.trials]) == {"t1", "t2", "t5", "b6"}
 
 
 def _candidate() -> Any:
