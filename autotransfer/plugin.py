@@ -17,6 +17,7 @@ from autotransfer.strategy import (
     ObjectiveContext,
     Step,
     Strategy,
+    even_spread,
     linear_weights,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "WeightSource",
     "WeightsError",
     "cache_folder",
+    "even_spread",
     "frozen_stages",
     "hookimpl",
     "linear_weights",

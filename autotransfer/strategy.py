@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+LEAST_SPREAD = 0.01
+"""Share of the median spread of all features."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadState:
     """A head given in closed form, on the raw pooled features that its strategy was given."""
@@ -194,6 +198,19 @@ def weight_matrices(backbone: nn.Module) -> dict[str, Tensor]:
     tables = {path for path, module in backbone.named_modules() if "embedding" in type(module).__name__.lower()}
     named = backbone.named_parameters()
     return {n: p for n, p in named if p.dim() > 1 and n.rpartition(".")[0] not in tables}
+
+
+def even_spread(spread: Tensor, varies: Tensor) -> Tensor:
+    """Return the spreads by which features are standardised for a linear head: no less than a hundredth of the median.
+
+    A unit of the backbone that is nearly dead would get weights by which any change of it, in training or by rounding,
+    drowns all others.
+
+    Args:
+        spread: standard deviations of the features over training rows [width].
+        varies: which of them are no constants ``bool`` [width]; the median is of these.
+    """
+    return spread.clamp_min(LEAST_SPREAD * float(spread[varies].median())) if bool(varies.any()) else spread
 
 
 def linear_weights(backbone: nn.Module) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import Tasks
-from autotransfer.strategy import HeadState, NeighbourState
+from autotransfer.strategy import HeadState, NeighbourState, even_spread
 from autotransfer.train.autocast import exact
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class LinearHead(Head):
 
     @torch.no_grad()
     def standardise(self, pooled: Tensor) -> None:
-        """Take the mean and scale of pooled training features [N, width]; constant ones are left unscaled."""
+        """Take the mean and scale of pooled training features [N, width]."""
         mean, scale = moments(pooled)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
@@ -131,11 +131,12 @@ class LinearHead(Head):
 
 
 def moments(pooled: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and 1 / spread of pooled features [N, width], ``float64`` [width]; 1 where a feature is constant."""
+    """Return mean and 1 / spread of pooled features [N, width], ``float64``; constant ones have the median."""
     values = pooled.double()
     spread = values.std(0, correction=0)
-    floor = 1e-6 * values.abs().amax(0).clamp_min(1.0)
-    return values.mean(0), torch.where(spread > floor, 1.0 / spread.clamp_min(1e-12), torch.ones_like(spread))
+    varies = spread > 1e-6 * values.abs().amax(0)
+    usual = spread[varies].median() if bool(varies.any()) else torch.ones_like(spread[:1])
+    return values.mean(0), 1.0 / torch.where(varies, even_spread(spread, varies), usual).clamp_min(1e-12)
 
 
 def pool_output(features: Any, output: str, mask: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
-from autotransfer.plugin import HeadState
+from autotransfer.plugin import HeadState, even_spread
 
 Array = np.ndarray[Any, Any]
 PENALTIES = np.logspace(-6, 2, 17)
@@ -43,7 +43,8 @@ def ridge_head(features: Tensor, targets: Tensor, groups: Tensor | None = None) 
     y = _shares(targets)
     mean, spread = raw.mean(0), raw.std(0)
     varies = spread > CONSTANT * np.maximum(np.abs(raw).max(0), 1e-30)
-    scale = np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
+    even = even_spread(torch.from_numpy(spread), torch.from_numpy(varies)).numpy()
+    scale = np.where(varies, 1.0 / np.where(varies, even, 1.0), 0.0)
     x = (raw - mean) * scale
     first = slice(0, CHOICE_ROWS)
     folds = None if groups is None else _folds(groups[first].numpy())

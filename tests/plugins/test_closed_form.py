@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autotransfer.plugin import HeadState
 from autotransfer.tasks import make_task
+from autotransfer.train.heads import LinearHead
 from autotransfer_strategies import closed_form
 from autotransfer_strategies.closed_form import PENALTIES, ridge_head, solution, temperature
 
@@ -43,6 +44,20 @@ def test_numbers_are_the_ridge_regression_of_scikit_learn() -> None:
     model = RidgeCV(alphas=PENALTIES * 50).fit(standard, y.double().numpy())
     wanted = torch.as_tensor(model.predict(standard)).float().reshape(50, 1)
     torch.testing.assert_close(answers(ridge_head(x, y), x), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_nearly_dead_feature_does_not_drown_the_others_when_it_begins_to_live() -> None:
+    """A unit of 1e-9 beside others of 1 carries no less of the labels; a step of training moves it by 1e-4."""
+    draws = torch.Generator().manual_seed(3)
+    x, y = torch.randn(200, 12, generator=draws), torch.randint(0, 3, (200,), generator=draws)
+    x[:, 7] = 1e-9 * (y.float() - 1.0 + 0.1 * x[:, 7])
+    head, own = ridge_head(x, y), LinearHead("vector", 12, 3)
+    own.standardise(x)
+    own.begin(head)
+    moved = x.clone()
+    moved[:, 7] += 1e-4
+    torch.testing.assert_close(own.classify(x), answers(head, x), rtol=1e-4, atol=1e-4)
+    assert (own.classify(moved) - own.classify(x)).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("width", [4, 200])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from autotransfer.errors import PluginContractError
+from autotransfer.strategy import even_spread
 
 CONSTANT = 1e-6
 """A feature whose spread is below this share of its largest value is constant: ``float32`` cannot tell its values."""
@@ -66,7 +67,7 @@ def decompose(features: Tensor, *, standardise: bool = True) -> Spectrum:
 
     Args:
         features: [N, D], any float dtype; arithmetic is in ``float64``.
-        standardise: give each feature that varies unit variance; False: centre only.
+        standardise: give each feature that varies unit variance, or less where it hardly varies; False: centre only.
 
     Raises:
         ValueError: not a matrix of two or more rows.
@@ -97,7 +98,7 @@ def _statistics(f: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
     middle = shrunk.mean(0)
     spread = (shrunk - middle).square().mean(0).sqrt()
     varies = (peak > _NOTHING) & (spread > CONSTANT)
-    own = unit * spread
+    own = even_spread(unit * spread, varies)
     if not standardise and bool(varies.any()):
         own = own[varies].max().expand_as(own)
     scale = torch.where(varies, 1.0 / torch.where(varies, own, torch.ones_like(own)), torch.zeros_like(own))

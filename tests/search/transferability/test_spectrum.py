@@ -40,6 +40,15 @@ def test_constant_and_zero_features_have_no_weight_and_change_nothing() -> None:
     assert not weights[3:].any()
 
 
+def test_a_nearly_dead_feature_counts_for_what_it_is_beside_the_others() -> None:
+    torch.manual_seed(2)
+    x = torch.randn(30, 5) * torch.tensor([1.0, 2.0, 0.5, 0.02, 1e-8])
+    found = decompose(x)
+    assert found.varying == 5
+    torch.testing.assert_close(found.scale[:4], 1.0 / x.double().std(0, correction=0)[:4])
+    assert found.scale[4] == pytest.approx(100 * float(found.scale[2]))
+
+
 def test_features_none_of_which_varies_have_rank_0() -> None:
     for x in (torch.ones(5, 4), torch.zeros(5, 4), torch.zeros(2, 4), torch.zeros(5, 0)):
         found = decompose(x)
