@@ -128,11 +128,7 @@ def prepare(
     names, labels = labels_of(dataset, target)
     _early(dataset, names, labels, task, metric)
     checked = check(dataset, labels)
-    drop, told = duplicates(dataset, checked, labels, dataset.splits, several=len(names) > 1)
-    torn, more = split_groups(dataset, checked.usable)
-    gone = {*drop, *torn}
-    usable = [i for i in checked.usable if i not in gone]
-    checked.issues += [*told, *more]
+    usable = _kept(dataset, checked, labels, several=len(names) > 1)
     try:
         prepared = _assembled(dataset, names, labels, checked, usable, task, metric, seed, registry)
     except DataError as error:
@@ -141,6 +137,15 @@ def prepare(
     if unlabeled is None:
         return prepared
     return with_unlabeled(prepared, unlabeled, registry, asked=modality, seed=seed)
+
+
+def _kept(dataset: Any, checked: Checked, labels: Any, *, several: bool) -> list[int]:
+    """Return the usable rows less copies and torn groups, which are told among the issues."""
+    drop, told = duplicates(dataset, checked, labels, dataset.splits, several=several)
+    torn, more = split_groups(dataset, checked.usable)
+    checked.issues += [*told, *more]
+    gone = {*drop, *torn}
+    return [i for i in checked.usable if i not in gone]
 
 
 def _read_all(source: Any, extra: dict[str, Any], registry: Registry | None, options: dict[str, Any]) -> Any:

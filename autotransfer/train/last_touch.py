@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,17 @@ class _TimeIsUp(TrialFailedError):
 def stays(strategy: Strategy) -> bool:
     """Return whether a last touch is kept whatever labelled rows say: they are from where it does not aim."""
     return strategy.unlabeled
+
+
+def _context(trainer: Trainer, evaluate: Callable[[], float]) -> FinishContext:
+    initial = {n: t.detach().clone() for n, t in trainer.initial.items()}
+    return FinishContext(
+        module=trainer.job.network,
+        initial=initial,
+        snapshots=[{**initial, **s} for s in trainer.snapshots],  # some tensors were first trained later
+        evaluate=evaluate,
+        unlabeled=trainer.job.unlabeled,
+    )
 
 
 def touch(trainer: Trainer, before: float | None) -> float | None:
@@ -50,14 +62,9 @@ def touch(trainer: Trainer, before: float | None) -> float | None:
         trainer.outdate(names)
         return trainer.objective()
 
-    initial = {n: t.detach().clone() for n, t in trainer.initial.items()}
-    snapshots = [{**initial, **snapshot} for snapshot in trainer.snapshots]  # some tensors were first trained later
-    context = FinishContext(
-        module=network, initial=initial, snapshots=snapshots, evaluate=evaluate, unlabeled=job.unlabeled
-    )
     pristine = trainer.pristine
     try:
-        job.strategy.finish(context)
+        job.strategy.finish(_context(trainer, evaluate))
         after = evaluate()
         why = "" if before is None else f"{after:.4f} against {before:.4f} before it"
     except _TimeIsUp as error:
