@@ -18,11 +18,12 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 ARMS: Mapping[str, str] = {
     "a": "autotransfer fit, as a user calls it",
     "a:again": "the same once more: same data, a new grid of lr_ratio, what the first run left in the cache",
-    "a:no-store": "a without the store",
-    "a:no-head-start": "a without the head start",
-    "a:no-pruning": "a without pruning in the survey",
-    "a:single-score": "a with one score in the survey",
-    "a:random-order": "a with candidates in random order",
+    "a:trials": "a with a budget of 12 trials, which the ablations are compared with",
+    "a:no-store": "a:trials without the store",
+    "a:no-head-start": "a:trials without the head start",
+    "a:no-pruning": "a:trials without pruning in the survey",
+    "a:single-score": "a:trials with one score in the survey",
+    "a:random-order": "a:trials with candidates in random order",
     "e": "one plain full fine-tune of the winner's backbone",
     "e:static": "the same of the backbone with most parameters",
     "b": "Ray Tune, ASHA, a function trainable",
@@ -31,6 +32,8 @@ ARMS: Mapping[str, str] = {
     "f": "exhaustive grid",
 }
 """By name, in the order in which the arms of one task and seed run."""
+WHOLE, TRIALS = "a:trials", 12
+"""With a budget of seconds a search that is made dearer ends earlier, so ablations are compared at equal trials."""
 ABLATIONS: Mapping[str, str] = {
     "a:no-store": "store",
     "a:no-head-start": "head_start",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autotransfer.weights import cache_folder
-from benchmarks.economy.cells import ABLATIONS, ROOT, Cell
+from benchmarks.economy.cells import ABLATIONS, ROOT, TRIALS, WHOLE, Cell
 from benchmarks.economy.tasks import Layout
 from benchmarks.economy.tree import Usage, watch
 
@@ -133,6 +133,7 @@ def _run_fit(
     command = [sys.executable, "-m", *product, "fit", str(layout.train), "--test", str(layout.test)]
     command += ["--metric", layout.metric]
     command += ["--plugin", str(PLUGIN), "--backbones", ",".join(cell.backbones), "--offline", "--json"]
+    command += ["--trials", str(TRIALS)] if cell.arm in (WHOLE, *ABLATIONS) else []
     command += ["--max-workers", str(cell.workers), "--seed", str(cell.seed), "--out", str(run), *extra]
     ledger = Ledger(run / "trials.jsonl")
     usage = watch(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.economy.backbones import static
-from benchmarks.economy.cells import ABLATIONS, Results
+from benchmarks.economy.cells import ABLATIONS, WHOLE, Results
 from benchmarks.economy.tasks import TASKS
 
 Lines = Mapping[str, dict[str, Any]]
@@ -109,8 +109,8 @@ def _share(arm: str, key: str, of: str, of_key: str) -> Callable[[Lines], float 
     return lambda arms: arms[arm][key] / arms[of][of_key] if {arm, of} <= set(arms) else None
 
 
-def _gain(rival: str) -> Callable[[Lines], float | None]:
-    return lambda arms: 100 * (arms["a"]["test"] - arms[rival]["test"]) if {"a", rival} <= set(arms) else None
+def _gain(rival: str, ours: str = "a") -> Callable[[Lines], float | None]:
+    return lambda arms: 100 * (arms[ours]["test"] - arms[rival]["test"]) if {ours, rival} <= set(arms) else None
 
 
 RATIOS = (
@@ -136,8 +136,8 @@ RATIOS = (
         mean=True,
     ),
     Ratio("whole search / random search's (*replay* of the grid)", "", _replay(lambda a, cpu, _: a["cpu"] / cpu)),
-    *(Ratio(f"cost of {arm} / cost of a", "", _share(arm, "cpu", "a", "cpu")) for arm in ABLATIONS),
-    *(Ratio(f"test score of a over {arm}, points", "", _gain(arm), mean=True) for arm in ABLATIONS),
+    *(Ratio(f"cost of {arm} / cost of {WHOLE}", "", _share(arm, "cpu", WHOLE, "cpu")) for arm in ABLATIONS),
+    *(Ratio(f"test score of {WHOLE} over {arm}, points", "", _gain(arm, WHOLE), mean=True) for arm in ABLATIONS),
 )
 
 

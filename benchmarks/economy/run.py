@@ -37,7 +37,7 @@ TABLE = (
     ("emoji,fortunes,prompts", "0,1,2", "a,e,e:static"),
 )
 """Tasks, seeds and arms of the whole table, beside the expensive arms and the ablations."""
-EXTRA = (("tux,digits", "0", "d,f"), ("tux,digits", "0", "a:no-*,a:single-score,a:random-order"))
+EXTRA = (("tux,digits", "0", "d,f"), ("tux,digits", "0", "a:trials,a:no-*,a:single-score,a:random-order"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
