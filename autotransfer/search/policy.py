@@ -322,6 +322,7 @@ class Search:
             id=trial.id,
             recipe=trial.candidate.recipe,
             rung=trial.done,
+            begins=trial.begins,
             until=trial.rungs[trial.done],
             final=trial.done == len(trial.rungs) - 1,
             survey=record.features if record is not None else "",
