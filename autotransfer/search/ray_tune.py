@@ -69,6 +69,7 @@ class Visit(tune.Trainable):
         self.sources = sources or {}
         self.name = f"pid {os.getpid()}" + f" on {platform.node()}" * away
         self.worker: Worker | None = None
+        self.watchdog = Watchdog(self.context.step_seconds)
         self.job_json = config["job"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -81,22 +82,17 @@ class Visit(tune.Trainable):
         job = _job(self.job_json)
         try:
             note, work = note_of(self.context, job), Path(self.context.work)
-            watchdog = storage.patient(work, lambda: Watchdog(note, self.context.step_seconds))
-        except StorageError as error:
-            return {"done": True, "storage": str(error)}
-        watchdog.tick()
-        try:
+            storage.patient(work, lambda: self.watchdog.watch(note))
             if self.worker is None:
                 plugins = registry(self.context.manifest, self.sources)
-                self.worker = Worker(self.context, plugins, name=self.name)
-            self.worker.tick = watchdog.tick
+                self.worker = Worker(self.context, plugins, self.watchdog.tick, self.name)
             record = self.worker.run(job)
         except ClusterMismatchError as error:  # of a node that came later: no trial can succeed there
             return {"done": True, "mismatch": str(error)}
         except StorageError as error:
             return {"done": True, "storage": str(error)}
         finally:
-            watchdog.rest()
+            self.watchdog.rest()
         return {"done": True, "record": json.dumps(to_json(record))}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -262,10 +258,14 @@ def note_of(context: Context, job: Job) -> Path:
 
 
 def _told(text: str) -> str:
-    """Return the line of Ray's error that tells most."""
+    """Return what Ray's error says beyond that a process died."""
+    if "node has died" in text or "node was terminated" in text:
+        return " with its node"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [x for x in lines if any(w in x for w in ("node has died", "memory", "Worker exit detail"))] or lines[-1:]
-    return f" (Ray: {telling[0][:300]})" if telling else ""
+    short = [line for line in lines if "running low on memory" in line]
+    if short or not lines or "unexpectedly exits" in text:
+        return f" ({short[0][:200]})" if short else ""
+    return f" ({lines[-1][:200]})"
 
 
 def run(

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import os
 from pathlib import Path
+from typing import IO
 
 from autotransfer.search import trial
 
@@ -13,27 +14,39 @@ from autotransfer.search import trial
 class Watchdog:
     """Kills its process when no batch has ended for too long; works while native code holds the interpreter.
 
+    There is one for a worker's whole life: trainings that it keeps between jobs go on telling it of their batches.
+
     Args:
-        note: file that is there as long as the job runs, and after it where its process died; where it hung, with
-            what each thread did.
         seconds: without a batch.
     """
 
-    def __init__(self, note: Path, seconds: float) -> None:
-        self.note = note
-        self.file = note.open("w", encoding="utf-8")
+    def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.file: IO[str] | None = None
+
+    def watch(self, note: Path) -> None:
+        """Begin with a job.
+
+        Args:
+            note: file that is there as long as the job runs, and after it where its process died; where it hung, with
+                what each thread did.
+        """
+        self.file = note.open("w", encoding="utf-8")
+        self.tick()
 
     def tick(self) -> None:
         """Begin to count anew."""
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.file)
+        if self.file is not None:
+            faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.file)
 
     def rest(self) -> None:
         """Stop counting: the process waits for work."""
         faulthandler.cancel_dump_traceback_later()
-        self.file.close()
-        with contextlib.suppress(OSError):
-            self.note.unlink()
+        if self.file is not None:
+            self.file.close()
+            with contextlib.suppress(OSError):
+                Path(self.file.name).unlink()
+        self.file = None
 
 
 def take_note(note: Path) -> str | None:
