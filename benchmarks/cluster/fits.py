@@ -28,6 +28,8 @@ from benchmarks.economy.tree import EVERY, MARK, Tree
 PLUGIN = Path(__file__).with_name("nets.py")
 DOWN, AWAY = 5.0, 10.0
 """Seconds until a node is started anew, and that a folder is away or full."""
+LATEST = 4.0
+"""Seconds at most between the end of a job and the disturbance."""
 LINGER = 90.0
 """Seconds in which Ray's own processes end after a driver was killed."""
 LIMIT = 900.0
@@ -99,13 +101,13 @@ def digits(folder: Path, rows: int) -> Path:
     return folder
 
 
-def measure(cell: Cell, cluster: Cluster, usual: float) -> dict[str, Any]:
+def measure(cell: Cell, cluster: Cluster, usual: int) -> dict[str, Any]:
     """Return the numbers of one cell.
 
     Args:
         cell: what to measure.
         cluster: where.
-        usual: wall seconds of an undisturbed fit; the moment is drawn from them.
+        usual: jobs of an undisturbed fit; the moment is some seconds after one of them.
     """
     scratch = Path(cluster.folder, f"{cell.kind}-{cell.number}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -124,10 +126,10 @@ def measure(cell: Cell, cluster: Cluster, usual: float) -> dict[str, Any]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _measured(cell: Cell, cluster: Cluster, usual: float, data: Path, out: Path, scratch: Path) -> dict[str, Any]:
+def _measured(cell: Cell, cluster: Cluster, usual: int, data: Path, out: Path, scratch: Path) -> dict[str, Any]:
     draw = random.Random(f"{cell.kind} {cell.number}")
-    watched, moment = Watched(cluster), draw.uniform(0.1, 0.95) * usual
-    disturb = Disturbance(cell.kind, moment, draw, watched, out)
+    watched = Watched(cluster)
+    disturb = Disturbance(cell.kind, draw.randrange(usual), draw.uniform(0.0, LATEST), draw, watched, out)
     began, load = time.monotonic(), os.getloadavg()[0]
     code, log = watched.run(_fit(cell, cluster, data, out), scratch / "log.txt", disturb.look), scratch / "log.txt"
     first = code
@@ -205,9 +207,11 @@ def _orphans(watched: Watched) -> dict[str, Any]:
 class Disturbance:
     """Kills, fills or hides at its moment, and mends it later."""
 
-    def __init__(self, kind: str, moment: float, draw: random.Random, watched: Watched, out: Path) -> None:
+    def __init__(self, kind: str, jobs: int, later: float, draw: random.Random, watched: Watched, out: Path) -> None:
         self.kind = kind
-        self.moment = moment
+        self.jobs = jobs
+        self.later = later
+        self.moment = float("inf")
         self.draw = draw
         self.watched = watched
         self.out = out
@@ -221,10 +225,19 @@ class Disturbance:
         """Do what is due."""
         if self.mend is not None and seconds > self.mend_at:
             self.end()
+        if self.moment == float("inf") and self._jobs() >= self.jobs:
+            self.moment = seconds + self.later
         if self.done is None and seconds >= self.moment and self._disturb(child):
             self.done = seconds
             after = DOWN if self.kind == "node" else AWAY
             self.mend_at = float("inf") if self.kind.endswith("stays") else seconds + after
+
+    def _jobs(self) -> int:
+        """Return how many jobs have ended; -1 before there is a run folder."""
+        ledger = self.out / "trials.jsonl"
+        if ledger.exists():
+            return ledger.read_bytes().count(b"\n")
+        return 0 if self.out.exists() else -1
 
     def end(self) -> None:
         """Mend what is broken."""
@@ -247,14 +260,12 @@ class Disturbance:
             node.kill()
             self.mend = node.start
         elif kind == "storage":
-            if not (self.out / ".work").exists():
-                return False
             self.out.rename(self.away)
             self.mend = self._come_back
         elif kind == "disk":
             self._fill()
             self.mend = self.filler.unlink
-        return True
+        return kind != "undisturbed"
 
     def _come_back(self) -> None:
         self.away.rename(self.out)

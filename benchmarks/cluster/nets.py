@@ -1,4 +1,5 @@
-"""A single-file plugin: small convolutional networks with fixed random weights, dear enough for a fit of half a minute."""
+# mypy: disable-error-code="arg-type"
+"""A single-file plugin: small convolutional networks with fixed random weights; they suffice for half a minute."""
 
 import torch
 from torch import nn

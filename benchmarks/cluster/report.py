@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cluster.cells import KINDS
@@ -20,7 +20,7 @@ def report(results: Results) -> str:
     return "\n".join([*_disturbed(lines), "", *_speedup(lines), "", *_overhead(lines), "", *_machines(lines)])
 
 
-def _disturbed(lines: list[Line]) -> list[str]:
+def _disturbed(lines: Sequence[Line]) -> list[str]:
     usual = [line for line in lines if line["kind"] == "undisturbed" and not line["code"]]
     if not usual:
         return ["No undisturbed fit was measured."]
@@ -55,22 +55,24 @@ def _disturbed(lines: list[Line]) -> list[str]:
     return found
 
 
-def _speedup(lines: list[Line]) -> list[str]:
+def _speedup(lines: Sequence[Line]) -> list[str]:
     by = {(line["kind"], line["number"]): line for line in lines if line["kind"] in ("one", "two") and not line["code"]}
     pairs = [(by["one", n], by["two", n]) for n in range(100) if {("one", n), ("two", n)} <= by.keys()]
     if not pairs:
         return ["The speedup was not measured."]
     ratios = [one["wall"] / two["wall"] for one, two in pairs]
-    each = ", ".join(f"{one['wall']:.0f} / {two['wall']:.0f} s = {r:.2f}" for (one, two), r in zip(pairs, ratios))
+    each = ", ".join(
+        f"{one['wall']:.0f} / {two['wall']:.0f} s = {r:.2f}" for (one, two), r in zip(pairs, ratios, strict=True)
+    )
     same = sum(one["winner"] == two["winner"] for one, two in pairs)
     return [
-        f"One worker / two, {pairs[0][0]['trials']} trials: median {statistics.median(ratios):.2f} of {len(pairs)} pairs "
-        f"({each}); the same winner in {same}; load before each: "
+        f"One worker / two, {pairs[0][0]['trials']} trials: median {statistics.median(ratios):.2f} of {len(pairs)} "
+        f"pairs ({each}); the same winner in {same}; load before each: "
         f"{', '.join(str(line['load']) for pair in pairs for line in pair)}."
     ]
 
 
-def _overhead(lines: list[Line]) -> list[str]:
+def _overhead(lines: Sequence[Line]) -> list[str]:
     return [
         f"{line['trials']} trivial trials, {line['workers']} workers: {line['each']:.3f} s each, after the first 8 "
         f"({line['first']:.1f} s, in which Ray and the workers start); load {line['load']}."
@@ -79,5 +81,5 @@ def _overhead(lines: list[Line]) -> list[str]:
     ]
 
 
-def _machines(lines: list[Line]) -> list[str]:
+def _machines(lines: Sequence[Line]) -> list[str]:
     return [f"Machine: {m}." for m in sorted({line["machine"] for line in lines})]

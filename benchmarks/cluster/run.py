@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,15 +54,12 @@ def _run(cells: list[Cell], results: Results) -> None:
             _tell(cell, results, measure(cell, cluster, usual(results, cell)))
 
 
-def usual(results: Results, cell: Cell) -> float:
-    """Return the median wall seconds of undisturbed fits of a cell's size."""
-    return statistics.median([line["wall"] for line in _undisturbed(results, cell)] or [30.0])
-
-
-def _undisturbed(results: Results, cell: Cell) -> list[dict[str, Any]]:
+def usual(results: Results, cell: Cell) -> int:
+    """Return the jobs of an undisturbed fit of a cell's size."""
     same = (cell.rows, cell.trials, cell.workers)
     lines = [line for line in results.latest().values() if line["kind"] == "undisturbed"]
-    return [line for line in lines if (line["rows"], line["trials"], line["workers"]) == same]
+    jobs = [int(line["jobs"]) for line in lines if (line["rows"], line["trials"], line["workers"]) == same]
+    return min(jobs, default=1)
 
 
 def _tell(cell: Cell, results: Results, numbers: dict[str, Any]) -> None:
