@@ -265,7 +265,7 @@ class Disturbance:
         elif kind == "disk":
             self._fill()
             self.mend = self.filler.unlink
-        return kind != "undisturbed"
+        return kind not in ("undisturbed", "one", "two")
 
     def _come_back(self) -> None:
         self.away.rename(self.out)
