@@ -80,6 +80,8 @@ class RungJob:
     """Other heads on the same frozen features, trained beside this one in the same products; the best is the trial."""
     begins: str = field(default="", compare=False)
     """Checkpoint of the rung before; no part of the job's name: it follows from the earlier jobs."""
+    passed: tuple[int, ...] = field(default=(), compare=False)
+    """Where the rungs before ended: each has its own schedule, so that they are run one by one where they are lost."""
     again: bool = field(default=False, compare=False)
     """Its checkpoint is gone and wanted: it is run, whatever the ledger holds."""
     deadline: float = field(default=float("inf"), compare=False)

@@ -258,13 +258,16 @@ class Worker:
         """
         features = self.context.path(job.survey) if job.survey and job.rows is None else None
         trainer = self.trainer(job.recipe, features, rows=self._first_rows(job), deadline=job.deadline)
-        if job.begins:
-            try:
+        try:
+            if job.begins:
                 checkpoint.load(trainer, self.context.path(job.begins))
-            except TrialFailedError as error:
-                if storage.fault(Path(self.context.work)):
-                    raise
-                trainer.notes.append(f"trained from its start again: {error}")
+                return trainer
+        except TrialFailedError as error:
+            if storage.fault(Path(self.context.work)):
+                raise
+            trainer.notes.append(f"trained from its start again: {error}")
+        for until in job.passed:
+            trainer.run(until)
         return trainer
 
     def _first_rows(self, job: RungJob) -> tuple[Rows, Rows | None] | None:
