@@ -94,7 +94,7 @@ def test_a_killed_worker_loses_one_rung_and_changes_nothing(stripes: Any, deadly
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_job_that_kills_its_workers_fails_after_three(stripes: Any, deadly: Path, tmp_path: Path) -> None:
-    model = _fit(stripes, deadly, backbones="deadly/*", trials=2)
+    model = _fit(stripes, deadly, backbones="deadly/*")
     lost = [r for r in model.run.trials if r.status == "failed"]
     assert lost
     assert {r.recipe.backbone for r in lost} == {"deadly/poison"}
@@ -238,19 +238,19 @@ def _until(what: Callable[[], Any], seconds: float = 90.0) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_where_it_was(stripes: Any, deadly: Path, tmp_path: Path) -> None:
-    data, out, tmp = _pictures(tmp_path / "data", stripes), tmp_path / "run", tmp_path / "tmp"
+    data, out = _pictures(tmp_path / "data", stripes), tmp_path / "run"
     plain = _fit(str(data), deadly, executor="serial")
-    tmp.mkdir()
     mark, ledger = tmp_path.name + str(time.time_ns()), out / "trials.jsonl"
-    env = _environment(TMPDIR=str(tmp), **{MARK: mark})
-    with _ended(mark):
+    with _ended(mark), tempfile.TemporaryDirectory(prefix="atd-", dir="/tmp", ignore_cleanup_errors=True) as short:
+        tmp = Path(short)  # Ray's sockets lie there, and want a short path
+        env = _environment(TMPDIR=short, **{MARK: mark})
         first = subprocess.Popen(
             _command(data, deadly, out, "--max-workers", "1"),
             env=env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        _until(lambda: ledger.exists() and ledger.read_text().count('"trial"') >= 2)
+        _until(lambda: (ledger.exists() and ledger.read_text().count('"trial"') >= 2) or first.poll() is not None)
         first.kill()
         first.wait()
         before = ledger.read_text().splitlines()
@@ -261,6 +261,7 @@ def test_a_killed_driver_goes_on_where_it_was(stripes: Any, deadly: Path, tmp_pa
         done = subprocess.run(resume, env=env, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         _until(lambda: not _marked(mark))  # Ray's own agents need a while to see that their raylet is dead
+        assert not list(tmp.glob("autotransfer-*"))
     told = json.loads(done.stdout)
     history = json.loads((out / "model" / "history.json").read_text())
     assert history["winner"] == plain.run.winner
@@ -270,7 +271,6 @@ def test_a_killed_driver_goes_on_where_it_was(stripes: Any, deadly: Path, tmp_pa
     jobs = [json.loads(line)["job"] for line in after]
     assert len(set(jobs)) == len(jobs)  # nothing that had ended was run again
     assert _files(out) == WHOLE
-    assert not list(tmp.glob("autotransfer-*"))
 
 
 def test_a_driver_killed_before_it_wrote_anything_leaves_a_folder_that_can_be_used(tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_a_killed_node_loses_one_rung_and_changes_nothing(
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "armed").exists()
-    assert "its own died with its node" in done.stderr
+    assert "another worker for t" in done.stderr, done.stderr
     assert json.loads((out / "model" / "history.json").read_text())["winner"] == plain.run.winner
     assert all(r.status != "failed" for r in read_ledger(out / "trials.jsonl"))
     assert _files(out) == WHOLE

@@ -263,7 +263,7 @@ def _told(text: str) -> str:
         return " with its node"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     short = [line for line in lines if "running low on memory" in line]
-    if short or not lines or "unexpectedly exits" in text:
+    if short or not lines or "unexpectedly exits" in text or "unavailable" in text:
         return f" ({short[0][:200]})" if short else ""
     return f" ({lines[-1][:200]})"
 
