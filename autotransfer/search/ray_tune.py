@@ -329,6 +329,7 @@ def _fit(searcher: PolicySearcher, trainable: Any, workers: int, storage: str, w
             storage_path=storage,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # else each trial writes to Tune's folder
             callbacks=[waiting],
             stop=Ended(searcher),
         ),

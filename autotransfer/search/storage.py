@@ -143,4 +143,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _said(error: BaseException) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:200]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())[:200]
