@@ -276,6 +276,7 @@ def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> Non
             serial.run(rescue.stopped(search, ledger.records.values()), search.context, ledger, notify, ready.registry)
         if search.leader() is None:
             raise
+    serial.run(rescue.again(search), search.context, ledger, notify, ready.registry)
     if search.leader() is None:
         reasons = [f"  - {r.backbone}: {r.reason}" for r in search.survey if r.status == "failed"]
         reasons += [f"  - {r.id} {spec_id(r.recipe)} {r.recipe.strategy}: {r.reason}" for r in search.records.values()]

@@ -65,6 +65,10 @@ class NoTrialSucceededError(SearchError):
     """Every trial failed."""
 
 
+class StorageError(SearchError):
+    """The run's folder was gone or full for too long; what was finished lies in it, and the run can go on."""
+
+
 class ClusterMismatchError(SearchError):
     """A node of a cluster lacks what the driver has: plugins in the same version, data, weights, the run's folder."""
 

@@ -13,8 +13,9 @@ from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
 from autotransfer.report.judged import HeldOut
 from autotransfer.schema import Evaluation, Recipe, TrialRecord
+from autotransfer.search.fitted import fitted_state
 from autotransfer.search.jobs import Context
-from autotransfer.search.trial import Worker, build_network, fitted_state
+from autotransfer.search.trial import Worker, build_network
 from autotransfer.spec import BackboneSpec
 from autotransfer.tasks.judged import evaluation
 from autotransfer.train import checkpoint

@@ -15,6 +15,12 @@ from typing import Any
 from autotransfer.codec import to_json
 from autotransfer.config import Settings, to_yaml
 from autotransfer.errors import ConfigError
+from autotransfer.search.scratch import sweep
+from autotransfer.search.storage import named
+
+_TEMPORARY, _LOCK, _PART = "autotransfer-run-", ".lock", ".part"
+_WORK_LEFT = (".*", "mark-*", "watchdog-*.txt", "autotransfer-tune-*")
+"""What a run that was killed may leave in its work folder, beside what the next one goes on from."""
 
 
 class RunFolder:
@@ -25,7 +31,9 @@ class RunFolder:
 
     def __init__(self, out: str | Path | None) -> None:
         self.kept = out is not None
-        self.path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="autotransfer-run-"))
+        if out is None:
+            sweep(_TEMPORARY, _LOCK)
+        self.path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix=_TEMPORARY))
         self.work = self.path / ".work"
 
     @property
@@ -44,6 +52,7 @@ class RunFolder:
 
         Raises:
             ConfigError: it is no run folder and cannot become one, is another run's, or is in use.
+            StorageError: it was gone or full while it was needed.
         """
         held = self._state()
         if held is not None and held.get("identity") != name:
@@ -51,10 +60,10 @@ class RunFolder:
                 f"{self.path} holds another run (other data, arguments or seed); choose another --out, or remove it"
             )
         try:
-            if held is None and self.path.exists() and any(self.path.iterdir()):
+            if held is None and self.path.exists() and any(not _own(p.name) for p in self.path.iterdir()):
                 raise ConfigError(f"{self.path} exists and is no run folder; choose another --out")
             self.work.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w", encoding="utf-8")
+            lock = (self.path / _LOCK).open("w", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be a run folder: {error.strerror}; choose another --out") from error
         try:
@@ -64,14 +73,26 @@ class RunFolder:
                 raise ConfigError(
                     f"{self.path} is in use by another run; wait for it or choose another --out"
                 ) from error
-            if held is None:
-                self.write("run.yaml", to_yaml(settings, identity=name))
-            finished = held.get("finished") if held else None
-            yield finished if self.model.exists() else None
+            with named(self.path):
+                self._tidy()
+                if held is None:
+                    self.write("run.yaml", to_yaml(settings, identity=name))
+                finished = held.get("finished") if held else None
+                yield finished if self.model.exists() else None
         finally:
             lock.close()
             if not self.kept:
                 shutil.rmtree(self.path, ignore_errors=True)
+
+    def _tidy(self) -> None:
+        """Remove what a run that was killed had begun to write; nobody else is in the folder now."""
+        left = [p for pattern in _WORK_LEFT for p in self.work.glob(pattern)]
+        left += [*self.path.glob(f".*{_PART}"), *self.path.glob(f".{self.model.name}.*")]
+        for path in left:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _state(self) -> dict[str, Any] | None:
         import yaml
@@ -87,9 +108,12 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder whole or not at all."""
-        temporary = self.path / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        temporary = self.path / f".{name}{_PART}"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as readable JSON."""
@@ -102,6 +126,11 @@ class RunFolder:
         self.write("run.yaml", to_yaml(settings, identity=name, finished=finished))
         if complete:
             shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _own(name: str) -> bool:
+    """Return whether a run that was killed at its very beginning may have left a file of this name."""
+    return name in (".work", _LOCK) or (name.startswith(".") and name.endswith(_PART))
 
 
 def grew(settings: Settings, finished: Mapping[str, Any]) -> bool:

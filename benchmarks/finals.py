@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shutil
 import statistics
 import tempfile
 from dataclasses import replace
@@ -74,19 +73,20 @@ def recipes(context: Context, registry: Registry, worker: Worker) -> tuple[list[
 
 def last_rungs(worker: Worker, recipe: Recipe, features: str) -> dict[str, TrialRecord]:
     """Return the records of each way to go on from the checkpoint before the last rung."""
-    name, path = recipe.strategy.replace("/", "-"), worker.context.path
+    name, begins = recipe.strategy.replace("/", "-"), ""
     for rung, until in enumerate(RUNGS[:-1]):
-        worker.run(RungJob(id=name, recipe=recipe, rung=rung, until=until, survey=features))
+        before = worker.run(RungJob(id=name, recipe=recipe, rung=rung, until=until, survey=features, begins=begins))
+        assert isinstance(before, TrialRecord)
+        begins = before.checkpoint
     known = augmentations(worker.context.specs[spec_id(recipe)].input)
     kinds = ["none", *(k for k in known if k != "views" or recipe.freeze)]
-    for kind in kinds:
-        shutil.copytree(path(f"checkpoint-{name}"), path(f"checkpoint-{name}-{kind}"))
     worker.live.clear()
     found: dict[str, TrialRecord] = {}
     for kind in kinds:
         extra: dict[str, Scalar] = {} if kind == "none" else {AUGMENT: kind, AUGMENT_FROM: RUNGS[-2]}
         own = replace(recipe, values={**recipe.values, **extra})
-        job = RungJob(id=f"{name}-{kind}", recipe=own, rung=len(RUNGS) - 1, final=True, survey=features)
+        last = len(RUNGS) - 1
+        job = RungJob(id=f"{name}-{kind}", recipe=own, rung=last, final=True, survey=features, begins=begins)
         record = worker.run(job)
         assert isinstance(record, TrialRecord)
         assert record.objective is not None, record.reason

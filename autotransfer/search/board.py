@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -13,8 +12,6 @@ from autotransfer.search.criterion import NAME, SCORES, Criterion
 from autotransfer.search.jobs import Context
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from autotransfer.registry import Registry
 
 KEPT = 4
@@ -37,6 +34,10 @@ class Trial:
     record: TrialRecord
     done: int = 0
     """Rungs that have been run."""
+    before: str = ""
+    """Its checkpoint before the last rung, where another training may go on from there."""
+    start: str = ""
+    """The checkpoint of another trial that it goes on from."""
 
     @property
     def backbone(self) -> str:
@@ -54,6 +55,11 @@ class Trial:
         losses = [s["log_loss"] for s in self.record.scores.values() if "log_loss" in s]
         objective = float("-inf") if self.objective is None else self.objective
         return objective, not self.id.startswith("f"), -sum(losses)
+
+    @property
+    def begins(self) -> str:
+        """Checkpoint that its next rung goes on from; empty: it begins anew."""
+        return self.record.checkpoint or self.start
 
     @property
     def alone(self) -> bool:
@@ -119,6 +125,8 @@ class Board:
         if record.status == "failed" and before.objective is not None:
             told = f"rung {record.rung} failed: {record.reason}"
             spent = replace(before, status="stopped", reason=told, notes=(*before.notes, told))
+        if before.checkpoint not in ("", spent.checkpoint, trial.before):
+            shutil.rmtree(self.context.path(before.checkpoint), ignore_errors=True)
         trial.record = spent
         trial.done += 1
         if trial.candidate.recipe.dtype == MEASURED and record.status != "failed":
@@ -171,53 +179,27 @@ class Board:
             return
         for trial in self.trials:
             if not trial.id.startswith("b") and not trial.paused and trial is not leading:
-                shutil.rmtree(self._checkpoint(trial), ignore_errors=True)
-                shutil.rmtree(self._before(trial), ignore_errors=True)
+                for name in filter(None, (trial.record.checkpoint, trial.before)):
+                    shutil.rmtree(self.context.path(name), ignore_errors=True)
 
     def keep_before(self, trial: Trial) -> None:
         """Keep a trial's checkpoint as it is before its last rung, so that another training may go on from there."""
-        _copy(self._checkpoint(trial), self._before(trial))
+        trial.before = trial.record.checkpoint
 
     def go_on_from(self, trial: Trial, other: Trial) -> bool:
         """Let a new trial go on where another one stood before its last rung; False where that is not kept."""
         if len(trial.rungs) > 1:
-            _copy(self._before(other), self._checkpoint(trial))
-            trial.done = len(trial.rungs) - 1
-        return not trial.done or self._checkpoint(trial).exists()
+            trial.start, trial.done = other.before, len(trial.rungs) - 1
+        return not trial.done or bool(trial.start)
 
-    def _checkpoint(self, trial: Trial) -> Path:
-        return self.context.path(f"checkpoint-{trial.id}")
-
-    def _before(self, trial: Trial) -> Path:
-        return self.context.path(f"before-{trial.id}")
+    def holds(self, trial: Trial) -> bool:
+        """Return whether the checkpoint of a trial's record is there."""
+        return bool(trial.record.checkpoint) and self.context.path(trial.record.checkpoint).exists()
 
     def close(self) -> None:
         """Say of trials still paused that they go no further."""
         for trial in self.paused():
             trial.record = _ended(trial.record)
-
-
-def _copy(checkpoint: Path, to: Path) -> None:
-    """Copy a checkpoint, whole or not at all; one that is there already stays.
-
-    Links to its files will do: they are replaced as a whole, never changed. Where there is no room, there is no copy.
-    """
-    temporary = to.with_name(f".{to.name}.{os.getpid()}")
-    if to.exists() or not checkpoint.exists():
-        return
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(checkpoint, temporary, copy_function=_link)
-        os.replace(temporary, to)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _link(source: str, to: str) -> None:
-    try:
-        os.link(source, to)
-    except OSError:  # the file system has no links
-        shutil.copy2(source, to)
 
 
 def _ended(record: TrialRecord) -> TrialRecord:

@@ -26,6 +26,8 @@ LISTENS, ANSWERS = 5.0, 22.0
 """Seconds in which something must accept a connection, and in which Ray must have let a process join."""
 TOLD = 60.0
 """Seconds in which a node must have said what it lacks; it starts a process and imports the plugins for it."""
+STUMBLED = 5.0
+"""Seconds after which a node that could not be asked is taken for dead, or asked once more."""
 PATIENCE, AGAIN = 15.0, 30.0
 """Seconds without a running trial after which a user is told why nothing happens, and is told so again."""
 _TRY = """
@@ -43,7 +45,7 @@ else:
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
     """A machine of the cluster, or what stands for one."""
 
@@ -250,7 +252,21 @@ def travelling(context: Context, wanted: Mapping[str, float], offline: bool) -> 
 
 
 def _asked(asked: Any, able: list[Node]) -> list[str]:
-    """Return what nodes say that they lack; all are asked at the same time."""
+    """Return what nodes say that they lack; one that died meanwhile is left out, another that failed is asked again."""
+    found, lost = _answers(asked, able)
+    if lost:
+        time.sleep(STUMBLED)
+        alive = {n.id for n in nodes()}
+        again, still = _answers(asked, [n for n in lost if n.id in alive])
+        alive = {n.id for n in nodes()}
+        found += [*again, *(text for node, text in still.items() if node.id in alive)]
+    return found
+
+
+def _answers(asked: Any, able: list[Node]) -> tuple[list[str], dict[Node, str]]:
+    """Return what nodes say, all asked at the same time, and why some said nothing."""
+    if not able:
+        return [], {}
     shared, ask = ray.put(asked), ray.remote(num_cpus=0, max_retries=0)(lacks)
     running = {
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n.id, soft=False)).remote(
@@ -260,6 +276,7 @@ def _asked(asked: Any, able: list[Node]) -> list[str]:
     }
     done, _ = ray.wait(list(running), num_returns=len(running), timeout=TOLD)
     found: list[str] = []
+    lost: dict[Node, str] = {}
     for answer, node in running.items():
         if answer not in done:
             found.append(f"node {node.name} did not answer within {TOLD:.0f} s; see that it is well, or take it away")
@@ -269,8 +286,8 @@ def _asked(asked: Any, able: list[Node]) -> list[str]:
             found += said
         except Exception as error:  # whatever went wrong over there, first of all an import
             last = [line for line in str(error).splitlines() if line.strip()][-1:]
-            found.append(
+            lost[node] = (
                 f"node {node.name} could not be asked: {' '.join(last)[:300]}; "
                 "install autotransfer and its plugins there, in the environment that its Ray runs in"
             )
-    return found
+    return found, lost

@@ -78,6 +78,12 @@ class RungJob:
     """Only the first so many training rows (and a fourth as many validation rows) are used; None: all."""
     rivals: tuple[Recipe, ...] = ()
     """Other heads on the same frozen features, trained beside this one in the same products; the best is the trial."""
+    begins: str = field(default="", compare=False)
+    """Checkpoint of the rung before; no part of the job's name: it follows from the earlier jobs."""
+    passed: tuple[int, ...] = field(default=(), compare=False)
+    """Where the rungs before ended: each has its own schedule, so that they are run one by one where they are lost."""
+    again: bool = field(default=False, compare=False)
+    """Its checkpoint is gone and wanted: it is run, whatever the ledger holds."""
     deadline: float = field(default=float("inf"), compare=False)
     """``time.time()`` seconds after which training stops at the next batch; no part of the job's name."""
     criterion: str = field(default="validation", compare=False)
@@ -90,6 +96,11 @@ class RungJob:
     def key(self) -> str:
         """A hash that names this job."""
         return digest([self.kind, self.id, self.recipe, self.rung, self.until, self.final, self.rows, self.rivals])
+
+    @property
+    def checkpoint(self) -> str:
+        """Work folder of what it trains: no two jobs share one, so whoever is late spoils nothing."""
+        return f"checkpoint-{self.id}-{digest(self.key, 8)}"
 
     @property
     def title(self) -> str:

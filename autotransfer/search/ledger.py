@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from autotransfer.codec import dumps, from_json, to_json
 from autotransfer.errors import ModelError
 from autotransfer.schema import SurveyRecord, TrialRecord
-from autotransfer.search.jobs import GapJob, Job, Record, SurveyJob
+from autotransfer.search import storage
+from autotransfer.search.jobs import GapJob, Job, Record, RungJob, SurveyJob
 
 _KINDS = {"survey": SurveyRecord, "trial": TrialRecord}
 
@@ -27,13 +29,20 @@ class Ledger:
         self.work = work
         self.records: dict[str, Record] = {}
         if path is not None and path.exists():
+            _whole_lines(path)
             self.records = dict(_lines(path))
 
     def find(self, job: Job) -> Record | None:
-        """Return what this very job gave before, if what it left behind is still there."""
+        """Return what this very job gave before, if what it left behind is still there, or can be made again.
+
+        Checkpoints of trials that lost, and of earlier rungs, are removed during a search: their records still hold.
+        Where such a checkpoint is wanted after all, a rung is trained from its start again, which gives the same.
+        """
         record = self.records.get(job.key)
         if record is None or record.status in ("failed", "stopped"):
             return None
+        if isinstance(job, RungJob) and not job.id.startswith("b"):
+            return None if job.again else record
         if isinstance(job, SurveyJob) and isinstance(record, SurveyRecord) and _cut_short(job, record):
             return None
         if isinstance(job, GapJob) and isinstance(record, SurveyRecord) and record.gap is None:
@@ -48,10 +57,28 @@ class Ledger:
             return
         kind = "survey" if isinstance(record, SurveyRecord) else "trial"
         line = dumps({"job": job.key, "kind": kind, "record": to_json(record)})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        storage.patient(self.path.parent, lambda: self._append(f"{line}\n".encode()))
+
+    def _append(self, line: bytes) -> None:
+        assert self.path is not None
+        with self.path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(line)
+                if written < len(line):  # the disk is full
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+def _whole_lines(path: Path) -> None:
+    """Cut off a last line that was not written to its end, so that the next one does not go on there."""
+    with path.open("r+b") as file:
+        body = file.read()
+        if not body.endswith(b"\n"):
+            file.truncate(body.rfind(b"\n") + 1)
 
 
 def _cut_short(job: SurveyJob, record: SurveyRecord) -> bool:

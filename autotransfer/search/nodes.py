@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from autotransfer import weights
 from autotransfer.errors import AutotransferError
 from autotransfer.registry import Registry
 from autotransfer.search.jobs import Context
+from autotransfer.search.scratch import scratch
 from autotransfer.spec import WeightSource
 
 LOOKED_AT = 32
@@ -151,8 +151,8 @@ def registry(manifest: Sequence[Mapping[str, Any]], sources: Mapping[str, bytes]
     """
     if not sources:
         return Registry.from_manifest(manifest, node)
-    with tempfile.TemporaryDirectory(prefix="autotransfer-plugins-") as folder:
-        rows = [_unpack(row, sources.get(row["path"]), Path(folder)) for row in manifest]
+    with scratch("autotransfer-plugins-") as folder:
+        rows = [_unpack(row, sources.get(row["path"]), folder) for row in manifest]
         return Registry.from_manifest(rows, node)
 
 

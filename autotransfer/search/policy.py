@@ -322,6 +322,8 @@ class Search:
             id=trial.id,
             recipe=trial.candidate.recipe,
             rung=trial.done,
+            begins=trial.begins,
+            passed=tuple(u for u in trial.rungs[: trial.done] if u is not None),
             until=trial.rungs[trial.done],
             final=trial.done == len(trial.rungs) - 1,
             survey=record.features if record is not None else "",

@@ -7,13 +7,10 @@ of its records are in, asks the policy for the next; the scheduler is first come
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import logging
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,47 +19,28 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import NoopStopper
 
 from autotransfer.codec import from_json, to_json
-from autotransfer.errors import ClusterMismatchError, SearchError
+from autotransfer.errors import ClusterMismatchError, SearchError, StorageError
 from autotransfer.schema import SurveyRecord, TrialRecord
-from autotransfer.search import trial
+from autotransfer.search import storage
 from autotransfer.search.cluster import Waiting, enough, nodes, travelling
 from autotransfer.search.jobs import Context, GapJob, Generation, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.nodes import at_home, registry
 from autotransfer.search.policy import Notify
+from autotransfer.search.quiet import QUIET, environment, hushed
+from autotransfer.search.scratch import scratch
 from autotransfer.search.trial import Worker, failed
+from autotransfer.search.watchdog import Watchdog, take_note
 
 log = logging.getLogger(__name__)
+_ENDS: Mapping[str, type[SearchError]] = {"mismatch": ClusterMismatchError, "storage": StorageError}
+"""What a worker may say in place of a record, and what ends the search then."""
 _KINDS: Mapping[str, Any] = {"survey": SurveyJob, "gap": GapJob, "rung": RungJob}
-_QUIET = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
-    "TUNE_MAX_PENDING_TRIALS_PG": "4",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-
-
-class Watchdog:
-    """Kills its process when no batch has ended for too long; works while native code holds the interpreter."""
-
-    def __init__(self, log_file: Path, seconds: float) -> None:
-        self.file = log_file.open("w", encoding="utf-8")
-        self.seconds = seconds
-
-    def tick(self) -> None:
-        """Begin to count anew."""
-        self.file.seek(0)
-        self.file.truncate()
-        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.file)
-
-    def rest(self) -> None:
-        """Stop counting: the process waits for work."""
-        faulthandler.cancel_dump_traceback_later()
+RETRIES, STARTS = 2, 5
+"""Times that a job is given to another worker after its own died, and times that one may die before it begins."""
 
 
 class Visit(tune.Trainable):
@@ -91,6 +69,7 @@ class Visit(tune.Trainable):
         self.sources = sources or {}
         self.name = f"pid {os.getpid()}" + f" on {platform.node()}" * away
         self.worker: Worker | None = None
+        self.watchdog = Watchdog(self.context.step_seconds)
         self.job_json = config["job"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -101,18 +80,19 @@ class Visit(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run the job and end the trial."""
         job = _job(self.job_json)
-        watchdog = Watchdog(self.context.path(f"watchdog-{job.key}.txt"), self.context.step_seconds)
-        watchdog.tick()
         try:
+            note, work = note_of(self.context, job), Path(self.context.work)
+            storage.patient(work, lambda: self.watchdog.watch(note))
             if self.worker is None:
                 plugins = registry(self.context.manifest, self.sources)
-                self.worker = Worker(self.context, plugins, name=self.name)
-            self.worker.tick = watchdog.tick
+                self.worker = Worker(self.context, plugins, self.watchdog.tick, self.name)
             record = self.worker.run(job)
         except ClusterMismatchError as error:  # of a node that came later: no trial can succeed there
             return {"done": True, "mismatch": str(error)}
+        except StorageError as error:
+            return {"done": True, "storage": str(error)}
         finally:
-            watchdog.rest()
+            self.watchdog.rest()
         return {"done": True, "record": json.dumps(to_json(record))}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -135,6 +115,10 @@ class PolicySearcher(Searcher):
         self.waiting: list[Job] = []
         self.records: dict[str, Record] = {}
         self.running: dict[str, Job] = {}
+        self.deaths: dict[str, list[bool]] = {}
+        """By key of a job, of each worker that died: whether it had begun the job."""
+        self.said: dict[str, str] = {}
+        """What Ray says of the worker that a Tune trial lost, by the trial's id."""
         self.over = False
         self.error: BaseException | None = None
         self._next(first=True)
@@ -154,20 +138,42 @@ class PolicySearcher(Searcher):
         """Do nothing: a job has one result, its last."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Keep the record; a worker that died gives a failed one."""
+        """Keep the record; a job whose worker died is given to another one, a few times."""
         job = self.running.pop(trial_id, None)
-        if job is None or self.over:
+        if job is None or self.over:  # a record that came before, or too late
             return
-        if result and "mismatch" in result:
-            self.over, self.error = True, ClusterMismatchError(str(result["mismatch"]))
-            return
-        if error or not result or "record" not in result:
-            record = failed(job, self._why_dead(job))
-        else:
-            kind = TrialRecord if isinstance(job, RungJob) else SurveyRecord
-            record = cast("Record", from_json(kind, json.loads(result["record"])))
+        try:
+            for kind, raised in _ENDS.items():
+                if result and kind in result:
+                    raise raised(str(result[kind]))
+            if error or not result or "record" not in result:
+                self._lost(job, self.said.pop(trial_id, ""))
+                return
+            kind_of = TrialRecord if isinstance(job, RungJob) else SurveyRecord
+            self._add(job, cast("Record", from_json(kind_of, json.loads(result["record"]))))
+        except Exception as fault:  # Tune would swallow it, or end with it: it is raised again after the run
+            self.over, self.error = True, fault
+
+    def _add(self, job: Job, record: Record) -> None:
         self.ledger.add(job, record)
         self._keep(job, record, again=False)
+
+    def _lost(self, job: Job, said: str) -> None:
+        """Give the job of a dead worker to another one; where that cannot help, it has failed."""
+        where = take_note(note_of(self.context, job))
+        deaths = self.deaths.setdefault(job.key, [])
+        deaths.append(where is not None)
+        if where:
+            silent = f"nothing came for {self.context.step_seconds:g} s, so its worker was killed"
+            self._add(job, failed(job, f"it hung: {silent} ({where})"))
+        elif sum(deaths) > RETRIES:
+            why = "out of memory, or a crash in native code"
+            self._add(job, failed(job, f"its worker process died {sum(deaths)} times: {why}{said}"))
+        elif len(deaths) > STARTS + RETRIES:
+            self._add(job, failed(job, f"no worker began it in {len(deaths)} tries{said}"))
+        else:
+            self.waiting.insert(0, job)
+            self.notify("waiting", text=f"another worker for {job.title}: its own died{said}")
 
     def _keep(self, job: Job, record: Record, *, again: bool) -> None:
         self.records[job.key] = record
@@ -178,6 +184,7 @@ class PolicySearcher(Searcher):
     def _next(self, first: bool = False) -> None:
         """Ask the policy for the next generation; jobs whose record is in the ledger are not run again."""
         try:
+            storage.wait(Path(self.context.work))  # the policy reads and removes files there
             while True:
                 self.batch = next(self.jobs) if first else self.jobs.send([self.records[j.key] for j in self.batch])
                 first, self.records = False, {}
@@ -194,14 +201,6 @@ class PolicySearcher(Searcher):
         except Exception as error:  # Tune would swallow it: it is raised again after the run
             self.over, self.error = True, error
 
-    def _why_dead(self, job: Job) -> str:
-        note = self.context.path(f"watchdog-{job.key}.txt")
-        text = note.read_text(encoding="utf-8") if note.exists() else ""
-        if "Timeout" in text:
-            where = _innermost(text)
-            return f"it hung: nothing came for {self.context.step_seconds:g} s, so its worker was killed ({where})"
-        return "its worker process died: out of memory, or a crash in native code"
-
     def __deepcopy__(self, memo: dict[int, Any]) -> PolicySearcher:
         """Return itself: a running policy cannot be copied."""
         return self
@@ -215,6 +214,58 @@ class PolicySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Read nothing, for the same reason."""
+
+
+class Listening(FIFOScheduler):
+    """First come, first served; hears what Ray says of a worker that died, just before the searcher is asked."""
+
+    def __init__(self, searcher: PolicySearcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Keep what Tune has written of the error."""
+        with contextlib.suppress(OSError, TypeError):
+            self.searcher.said[trial.trial_id] = _told(Path(trial.error_file).read_text(encoding="utf-8"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return a plain scheduler: what Tune writes of its tuner is never read again."""
+        return FIFOScheduler, ()
+
+
+class Ended(tune.Stopper):
+    """Ends all trials as soon as the search cannot go on."""
+
+    def __init__(self, searcher: PolicySearcher) -> None:
+        self.searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Let each trial come to its own end."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether an error ended the search."""
+        return self.searcher.error is not None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return a stopper of nothing: what Tune writes of its tuner is never read again."""
+        return NoopStopper, ()
+
+
+def note_of(context: Context, job: Job) -> Path:
+    """Return the file by which the driver learns what became of a job whose worker died."""
+    return context.path(f"watchdog-{job.key}.txt")
+
+
+def _told(text: str) -> str:
+    """Return what Ray's error says beyond that a process died."""
+    if "node has died" in text or "node was terminated" in text:
+        return " with its node"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    short = [line for line in lines if "running low on memory" in line]
+    if short or not lines or "unexpectedly exits" in text or "unavailable" in text:
+        return f" ({short[0][:200]})" if short else ""
+    return f" ({lines[-1][:200]})"
 
 
 def run(
@@ -247,18 +298,16 @@ def run(
         ClusterMismatchError: nodes lack what the driver has.
         KeyboardInterrupt: as it came; what was finished is in the ledger and known to the policy.
     """
-    with _ray(workers, resources), _environment(_QUIET), _hushed():
+    with _ray(workers, resources), environment(QUIET), hushed():
         more = travelling(context, resources, offline) if joined or len(nodes()) > 1 else {}
-        # Tune's folder must be seen by every node, and of the work folder that is known; else it lies outside the run.
-        storage = tempfile.mkdtemp(prefix="autotransfer-tune-", dir=context.work if more else None)
-        try:
+        # Tune's folder is for its driver alone: other nodes need it for checkpoints and artifacts, and there are none.
+        # So it lies outside the run, whose folder may be gone for a while.
+        with scratch("autotransfer-tune-") as folder:
             searcher = PolicySearcher(jobs, context, ledger, notify)
             if not searcher.over:
                 visit = tune.with_parameters(Visit, context=context, **more)
                 waiting = Waiting(notify, resources, deadline)
-                _fit(searcher, tune.with_resources(visit, dict(resources)), workers, storage, waiting)
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
+                _fit(searcher, tune.with_resources(visit, dict(resources)), workers, str(folder), waiting)
     if searcher.error is not None:
         raise searcher.error
 
@@ -268,7 +317,7 @@ def _fit(searcher: PolicySearcher, trainable: Any, workers: int, storage: str, w
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=FIFOScheduler(),
+            scheduler=Listening(searcher),
             num_samples=-1,
             max_concurrent_trials=workers,
             reuse_actors=True,
@@ -280,7 +329,9 @@ def _fit(searcher: PolicySearcher, trainable: Any, workers: int, storage: str, w
             storage_path=storage,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # else each trial writes to Tune's folder
             callbacks=[waiting],
+            stop=Ended(searcher),
         ),
     )
     tuner.fit()
@@ -307,40 +358,6 @@ def _ray(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
     finally:
         if own:
             ray.shutdown()
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep Ray's own log lines off the user's screen: every failure stands in a record, with its reason."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray._private.worker")]
-    before = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for one, level in zip(loggers, before, strict=True):
-            one.setLevel(level)
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {n: os.environ.get(n) for n in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _innermost(dump: str) -> str:
-    """Return where the thread that ran the job was, from a dump of all threads, innermost call first."""
-    blocks = [b for b in dump.split("\n\n") if os.path.basename(trial.__file__) in b] or [dump]
-    return next((line.strip() for line in blocks[0].splitlines() if line.strip().startswith("File")), "unknown")
 
 
 def _plain(job: Job) -> dict[str, Any]:

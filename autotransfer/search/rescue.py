@@ -56,6 +56,19 @@ def stopped(search: Search, known: Iterable[Record]) -> Generation:
         _take(search, trial.id, records[0], text if whole else f"{text}; on {rows} of {search.profile.train} rows")
 
 
+def again(search: Search) -> Generation:
+    """Train the leader's last rung again where its checkpoint is gone: of a run that went on, or was tampered with."""
+    while (trial := search.board.leading()) is not None and not search.board.holds(trial):
+        rung, done = trial.record.rung, trial.done
+        trial.done = rung
+        job = replace(search.rung(trial), begins="", again=True, deadline=float("inf"))
+        records = yield [job]
+        record, trial.done = records[0], done
+        assert isinstance(record, TrialRecord)
+        made = record.checkpoint if record.status != "failed" else ""
+        trial.record = replace(trial.record, checkpoint=made) if made else record
+
+
 def _take(search: Search, id: str, record: Record, note: str) -> None:
     assert isinstance(record, TrialRecord)
     trial = next(t for t in search.board.trials if t.id == id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from autotransfer.search.jobs import Context, SurveyJob, slug
 from autotransfer.search.transferability import judge
 from autotransfer.strategy import HeadState, linear_weights, weight_matrices
 from autotransfer.train.autocast import exact, mixed
+from autotransfer.train.checkpoint import to_disk
 from autotransfer.train.cuts import check_cuts
 from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import device_of, features, probe_of
@@ -85,10 +87,15 @@ def _linear(backbone: nn.Module) -> float:
     return sum(sizes[n] for n in linear_weights(backbone)) / max(1, sum(sizes.values()))
 
 
-def go_on(context: Context, frozen: Frozen) -> None:
-    """Take up the survey of this backbone where an earlier job of this search, maybe elsewhere, left it."""
+def go_on(context: Context, frozen: Frozen, rows: int) -> None:
+    """Take up the survey of this backbone where an earlier job of this search, maybe elsewhere, left it.
+
+    What lies there of all ``rows`` that are asked for is of this job, whose worker died before it could tell what it
+    found: they are read again.
+    """
     prefix = f"features-{slug(frozen.spec.id)}."
-    read = [int(p.name.removeprefix(prefix).split(".")[0]) for p in Path(context.work).glob(f"{prefix}*.safetensors")]
+    files = Path(context.work).glob(f"{prefix}*.safetensors")
+    read = [n for n in (int(p.name.removeprefix(prefix).split(".")[0]) for p in files) if n < rows]
     if read:
         frozen.record = replace(frozen.record, rows=max(read), features=f"{prefix}{max(read)}.safetensors")
 
@@ -242,8 +249,11 @@ def head_features(path: Path, depths: bool = False) -> tuple[Tensor, Tensor] | N
 
 
 def write_atomically(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({n: t.contiguous() for n, t in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    """Write tensors as safetensors: whole or not at all. The folder must be there."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary)
+        to_disk(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import traceback
@@ -17,18 +16,19 @@ from torch import Tensor, nn
 
 from autotransfer.codec import to_json
 from autotransfer.data.modalities import open_tools
-from autotransfer.errors import AutotransferError, PluginContractError, TrialFailedError
-from autotransfer.protocols import FittedModule, FittedState, Rows
+from autotransfer.errors import AutotransferError, PluginContractError, StorageError, TrialFailedError
+from autotransfer.protocols import Rows
 from autotransfer.recipes import MEASURED, ONLY, spec_id, stream_key
 from autotransfer.registry import Registry
 from autotransfer.schema import Recipe, SurveyRecord, TrialRecord
-from autotransfer.search import alone
+from autotransfer.search import alone, storage
 from autotransfer.search.balancing import shifted
 from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.criterion import JUDGED_ROWS, VALIDATION
 from autotransfer.search.families import train_family
+from autotransfer.search.fitted import fitted_state
 from autotransfer.search.gap import measure, pool_unlabeled, unlabeled_features
-from autotransfer.search.jobs import Context, GapJob, Job, Record, RungJob, SurveyJob, slug
+from autotransfer.search.jobs import Context, GapJob, Job, Record, RungJob, SurveyJob
 from autotransfer.search.judging import informed, weighted
 from autotransfer.search.phases import recipe_phases, trains, values_of
 from autotransfer.search.recall import find_survey, keep_survey
@@ -37,21 +37,18 @@ from autotransfer.search.survey import (
     closed_form_head,
     go_on,
     head_features,
-    load_features,
     open_backbone,
     run_survey,
-    write_atomically,
 )
 from autotransfer.spec import BackboneSpec, with_stages
 from autotransfer.store import Store
 from autotransfer.strategy import Strategy
-from autotransfer.tasks import Several
 from autotransfer.tasks.judged import scores_of
 from autotransfer.train import checkpoint, precision
 from autotransfer.train.adapting import adapted
 from autotransfer.train.autocast import exact
 from autotransfer.train.depths import make_network
-from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, best_device, device_of, nothing, probe_of
+from autotransfer.train.evaluate import arithmetic, best_device, device_of, nothing, probe_of
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
@@ -62,8 +59,6 @@ from autotransfer.train.stages import Stages, find_stages
 if TYPE_CHECKING:
     from autotransfer.protocols import Task
 
-_ALWAYS = "."
-"""A file without a tensor cannot be told from a damaged one, so there is always this one."""
 LIVE = 2
 """Trainings that a worker keeps in memory; others come back from their checkpoints."""
 
@@ -83,7 +78,7 @@ class Worker:
         self.tick = tick
         self.name = name
         self.frozen: Frozen | None = None
-        self.live: OrderedDict[tuple[str, int], Trainer] = OrderedDict()
+        self.live: OrderedDict[tuple[str, str], Trainer] = OrderedDict()
         self.device = best_device()
         self._tools: dict[str, Any] = {}
         if context.prepared.kept is None:
@@ -95,10 +90,16 @@ class Worker:
         return self.context.prepared.task
 
     def run(self, job: Job) -> Record:
-        """Return the record of a job; whatever went wrong is its reason."""
+        """Return the record of a job; whatever went wrong is its reason.
+
+        Raises:
+            StorageError: the work folder is gone or full, which is nobody's trial's fault.
+        """
         began, cpu = time.perf_counter(), time.process_time()
         try:
-            done = self._done(job)
+            done = storage.patient(Path(self.context.work), lambda: self._done(job), self.tick)
+        except StorageError:
+            raise
         except Exception as error:  # a plugin may raise anything; only this job dies of it
             done = failed(job, reason_of(error))
         seconds, spent = time.perf_counter() - began, time.process_time() - cpu
@@ -140,7 +141,7 @@ class Worker:
             train, validation = self.rows(spec, "train"), self.rows(spec, "validation")
             if self.frozen is None or self.frozen.spec.id != spec.id:
                 self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
-                go_on(self.context, self.frozen)
+                go_on(self.context, self.frozen, min(job.rows, len(train)))
                 dtype = self._precision(spec, self.frozen.backbone, train, "frozen")
                 self.frozen.record = replace(self.frozen.record, dtype=dtype)
             groups = self.context.prepared.train_groups()
@@ -197,7 +198,7 @@ class Worker:
         own, profile = with_stages(spec, job.recipe.stages), self.context.prepared.profile
         phases = [recipe_phases(strategy, profile, own, r)[0] for r in (job.recipe, *job.rivals)]
         targets = (self.rows(spec, "train").targets, self.rows(spec, "validation").targets)
-        folder = self.context.path(f"checkpoint-{job.id}")
+        folder = self.context.path(job.checkpoint)
         with exact():
             return train_family(job, phases, self.task, features, targets, closed_form_head(file), folder, self.tick)
 
@@ -214,13 +215,7 @@ class Worker:
         family = self._family(job)
         if family is not None:
             return family
-        key = (job.id, job.rung - 1)
-        trainer = self.live.pop(key, None) if job.rung else None
-        if trainer is None:
-            features = self.context.path(job.survey) if job.survey and job.rows is None else None
-            trainer = self.trainer(job.recipe, features, rows=self._first_rows(job), deadline=job.deadline)
-            if job.rung:
-                checkpoint.load(trainer, self.context.path(f"checkpoint-{job.id}"))
+        trainer = self.live.pop((job.id, job.begins), None) or self._begun(job)
         trainer.job.deadline = job.deadline
         whole = trainer.run(job.until)
         if not trainer.curve and not whole:
@@ -229,10 +224,10 @@ class Worker:
         objective = trainer.finish() if over else (trainer.best[1] if trainer.best else None)
         if over:
             trainer.best_state = trainer.snapshot()
-        checkpoint.save(trainer, self.context.path(f"checkpoint-{job.id}"), lean=over)
+        checkpoint.save(trainer, self.context.path(job.checkpoint), lean=over)
         outputs, scores = self._best_scores(trainer, job)
         if not over:
-            self.live[(job.id, job.rung)] = trainer
+            self.live[(job.id, job.checkpoint)] = trainer
             while len(self.live) > LIVE:
                 self.live.popitem(last=False)
         record = TrialRecord(
@@ -248,13 +243,32 @@ class Worker:
             epoch_seconds=trainer.pace.of(trainer.per_epoch),
             curve=tuple(trainer.curve),
             notes=tuple(trainer.notes),
-            checkpoint=f"checkpoint-{job.id}",
+            checkpoint=job.checkpoint,
         )
         held, train = trainer.job.validation, trainer.job.train.targets
         if held is None:
             return record
         record = shifted(record, self.task, outputs, held.targets, train)
         return weighted(self.context, job, record, self.task, outputs, held.targets)
+
+    def _begun(self, job: RungJob) -> Trainer:
+        """Return the training of a job where its last rung left it; at its start where that is lost, or is the first.
+
+        The rung before gives the same again, so that only time is lost with a checkpoint.
+        """
+        features = self.context.path(job.survey) if job.survey and job.rows is None else None
+        trainer = self.trainer(job.recipe, features, rows=self._first_rows(job), deadline=job.deadline)
+        try:
+            if job.begins:
+                checkpoint.load(trainer, self.context.path(job.begins))
+                return trainer
+        except TrialFailedError as error:
+            if storage.fault(Path(self.context.work)):
+                raise
+            trainer.notes.append(f"trained from its start again: {error}")
+        for until in job.passed:
+            trainer.run(until)
+        return trainer
 
     def _first_rows(self, job: RungJob) -> tuple[Rows, Rows | None] | None:
         """Return the rows of a job that the budget does not let use all; None for any other."""
@@ -346,25 +360,6 @@ def build_network(
     network = make_network(backbone, stages, task, strategy, spec.output, recipe.training.dropout)
     network.adapted = changed
     return network.to(device_of(backbone)), stages
-
-
-def fitted_state(context: Context, spec: BackboneSpec, module: nn.Module, rows: Rows | None) -> FittedState:
-    """Return the state of a fitted spec: from the work folder, or fitted on these rows and kept there."""
-    assert isinstance(module, FittedModule)
-    file = context.path(f"fitted-{slug(spec.id)}.safetensors")
-    values = file.with_suffix(".json")
-    if rows is None or file.exists():
-        tensors = {n: t for n, t in load_features(file).items() if n != _ALWAYS}
-        return FittedState(tensors=tensors, values=json.loads(values.read_text(encoding="utf-8")))
-    starts = range(0, len(rows), EVALUATION_BATCH)
-    task, targets = context.prepared.task, rows.targets
-    if isinstance(task, Several):
-        targets = task.survey_target(targets).float()
-    state = module.fit((rows.batch(range(i, min(i + EVALUATION_BATCH, len(rows)))) for i in starts), targets)
-    values.parent.mkdir(parents=True, exist_ok=True)
-    values.write_text(json.dumps(dict(state.values)), encoding="utf-8")
-    write_atomically({**state.tensors, _ALWAYS: torch.zeros(1)}, file)
-    return state
 
 
 def failed(job: Job, reason: str) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -78,16 +79,36 @@ def save_head(state: HeadState, folder: Path) -> None:
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all; its parent is not made: where that is gone, nothing may stand in for it.
+
+    What is there already goes only when the new one is on the disk. Two that write the same at one time do no harm.
+    """
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    temporary.mkdir(parents=True)
-    save_file(
-        {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
-        temporary / "state.safetensors",
-    )
-    (temporary / "state.json").write_text(json.dumps(meta), encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        temporary.mkdir()
+        save_file(
+            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
+            temporary / "state.safetensors",
+        )
+        (temporary / "state.json").write_text(json.dumps(meta), encoding="utf-8")
+        for file in (temporary / "state.safetensors", temporary / "state.json", temporary):
+            to_disk(file)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk: a rename may reach it earlier than what was written."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def load(trainer: Trainer, folder: Path) -> None:

@@ -110,11 +110,13 @@ def _whole(data: Any, toynet: str, rival: TrialRecord, seen: list[TrialRecord]) 
         context = Context(ready.prepared, ready.registry.manifest(), ready.space.specs, {}, work)
         worker = Worker(context, ready.registry)
         survey: Any = worker.run(SurveyJob(backbone="toynet/small", rows=ready.prepared.profile.train))
+        begins = ""
         for rung, until in enumerate((2, 5, None)):
-            job = RungJob(id="x", recipe=rival.recipe, rung=rung, until=until, survey=survey.features)
+            job = RungJob(id="x", recipe=rival.recipe, rung=rung, until=until, survey=survey.features, begins=begins)
             record = worker.run(job)
             assert isinstance(record, TrialRecord)
             assert record.status != "failed", record.reason
+            begins = record.checkpoint
             seen.append(record)
 
 
@@ -246,9 +248,9 @@ def test_heads_alone_have_no_rival(stripes: Any, toynet: str) -> None:
 def test_a_rival_that_cannot_begin_leaves_the_plain_one(
     stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autotransfer.search import board
+    from autotransfer.search.board import Board
 
-    monkeypatch.setattr(board, "_copy", lambda checkpoint, to: None)  # as on a full disk
+    monkeypatch.setattr(Board, "keep_before", lambda self, trial: None)
     model = _fit(stripes, toynet)
     assert _finalists(model) == []
     assert "its checkpoint could not be kept" in model.report()

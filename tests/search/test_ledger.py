@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,38 @@ def _trial(**more: object) -> TrialRecord:
     return TrialRecord(id="t001", recipe=RECIPE, status="done", objective=0.5, checkpoint="checkpoint-t001", **more)  # type: ignore[arg-type]
 
 
-def test_a_record_is_found_again_by_its_job_while_its_files_are_there(tmp_path: Path) -> None:
+def test_a_record_is_found_again_by_its_job(tmp_path: Path) -> None:
     job, work = RungJob(id="t001", recipe=RECIPE), tmp_path / "work"
     (work / "checkpoint-t001").mkdir(parents=True)
     Ledger(tmp_path / "trials.jsonl", work).add(job, _trial())
     again = Ledger(tmp_path / "trials.jsonl", work)
     assert again.find(job) == _trial()
     assert again.find(RungJob(id="t001", recipe=RECIPE, rung=1)) is None
-    (work / "checkpoint-t001").rmdir()
-    assert again.find(job) is None
+    (work / "checkpoint-t001").rmdir()  # as those of trials that lost are
+    assert again.find(job) == _trial()
+    assert again.find(replace(job, again=True)) is None  # it is wanted after all
+
+
+def test_what_a_survey_or_a_baseline_left_behind_must_be_there(tmp_path: Path) -> None:
+    survey, baseline = SurveyJob(backbone="a/b", rows=3), RungJob(id="b001", recipe=RECIPE)
+    ledger = Ledger(tmp_path / "trials.jsonl", tmp_path)
+    ledger.add(survey, SurveyRecord(backbone="a/b", status="done", rows=3, features="features"))
+    ledger.add(baseline, replace(_trial(), id="b001"))
+    assert ledger.find(survey) is None
+    assert ledger.find(baseline) is None
+    (tmp_path / "features").touch()
+    (tmp_path / "checkpoint-t001").mkdir()
+    assert ledger.find(survey) is not None
+    assert ledger.find(baseline) is not None
+
+
+def test_a_line_cut_short_is_cut_off_before_the_next_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    Ledger(path, tmp_path).add(RungJob(id="t001", recipe=RECIPE), _trial())
+    whole = path.read_text()
+    path.write_text(whole + whole[:40])
+    Ledger(path, tmp_path).add(RungJob(id="t002", recipe=RECIPE), replace(_trial(), id="t002"))
+    assert [r.id for r in read_ledger(path) if isinstance(r, TrialRecord)] == ["t001", "t002"]
 
 
 def test_deadlines_are_no_part_of_a_job(tmp_path: Path) -> None:

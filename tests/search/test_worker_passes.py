@@ -37,6 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def survey(stripes: Any, toynet: str, work: Path, store: str = "", **job: Any) -> tuple[SurveyRecord, Any]:
     registry = Registry.discover([toynet])
+    work.mkdir()
     specs = {s.id: s for s in registry.match(["toynet/small"], "image")}
     context = Context(
         prepared=prepare(stripes, seed=0),

@@ -1,0 +1,1 @@
+"""What a search on a Ray cluster survives, and what the cluster costs and brings."""
