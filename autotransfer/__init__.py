@@ -97,8 +97,9 @@ def fit(
         refit: train the winner again on training and validation rows.
         plugins: plugin files, module names or modules, beside the installed plugins.
         executor: ``ray``, or ``serial``: in this process.
-        address: of a running Ray cluster that this machine is a node of: ``auto``, or host:port of its head. None: the
-            Ray that this process is connected to, which is left as it is; else one is started on this machine.
+        address: of a running Ray cluster: ``auto``, or host:port of its head, where this machine is a node of it;
+            elsewhere ``ray://host:port``, by which the search runs on the head. None: the Ray that this process is
+            connected to, which is left as it is; else one is started on this machine.
         max_workers: trials that may run at the same time; None: as many as fit.
         resources: ``cpus`` and ``gpus`` of one trial, ``step_seconds`` after which a step is taken to hang, and
             ``disk_gb`` that decoded rows and activations may take.

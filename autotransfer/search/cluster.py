@@ -1,8 +1,12 @@
-"""A running Ray cluster: joined for the time of a fit, and its nodes. Beside ``ray_tune`` the only module on ray."""
+"""A running Ray cluster: joined for the time of a fit, and its nodes.
+
+Beside ``ray_tune`` and ``client`` the only module on ray.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import socket
@@ -18,7 +22,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autotransfer.errors import ClusterMismatchError, ConfigError, SearchError, faults
-from autotransfer.search.address import AUTO, CLIENT, WANTED, parts
+from autotransfer.search.address import AUTO, WANTED, client_of, parts
 from autotransfer.search.jobs import Context
 from autotransfer.search.nodes import lacks, needs, unmark
 
@@ -62,10 +66,10 @@ def joined(address: str | None) -> Iterator[None]:
     """Be connected to a cluster; a connection that is there already is the caller's: it is used, and left.
 
     Args:
-        address: ``auto`` or host:port; None: what the caller has connected to, or nothing yet.
+        address: ``auto``, host:port or ray://host:port; None: what the caller has connected to, or nothing yet.
 
     Raises:
-        ConfigError: there is no such cluster, or this machine is no node of it.
+        ConfigError: there is no such cluster, or this machine is no node of it and the address is not of Ray Client.
     """
     if ray.is_initialized():
         _is_the_callers(address)
@@ -75,7 +79,7 @@ def joined(address: str | None) -> Iterator[None]:
     else:
         _reachable(address)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=client_of(address) or address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # Ray raises many kinds when it cannot join
             raise _unjoined(address, f"{type(error).__name__}: {error}") from error
         try:
@@ -84,16 +88,20 @@ def joined(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _is_the_callers(address: str | None) -> None:
-    """Refuse a connection of another kind, or to another cluster."""
+def through_client() -> bool:
+    """Return whether this process is connected to a cluster by Ray Client, as no node of it."""
     from ray.util.client import ray as client
 
-    if client.is_connected():
-        raise ConfigError(f"Ray is connected through ray://; {CLIENT}")
-    if address is None or address == AUTO:
+    return bool(client.is_connected())
+
+
+def _is_the_callers(address: str | None) -> None:
+    """Refuse a connection of another kind, or to another cluster."""
+    if address is None or (address == AUTO and client_of(address) is None):
         return
-    there = ray.get_runtime_context().gcs_address
-    if _resolved(address) != _resolved(there):
+    away = through_client()
+    there = "another machine" if away else ray.get_runtime_context().gcs_address
+    if away or client_of(address) or _resolved(address) != _resolved(there):
         raise ConfigError(
             f"address is {address!r}, and this process is connected to the Ray at {there} already; "
             "call ray.shutdown() first, or leave address out to use that one"
@@ -112,15 +120,18 @@ def _resolved(address: str) -> tuple[str, int]:
 
 def _reachable(address: str) -> None:
     """Try an address in a process of its own: at a wrong one Ray waits for minutes, and cannot be told not to."""
-    if address != AUTO:
-        host, port = parts(address)
+    away = client_of(address)
+    if away is not None and importlib.util.find_spec("grpc") is None:
+        raise ConfigError(f"the address {address!r} needs Ray Client; pip install 'autotransfer[client]'")
+    if address != AUTO or away is not None:
+        host, port = parts(away or address)
         try:
             socket.create_connection((host, port), timeout=LISTENS).close()
         except OSError as error:
             raise _unjoined(address, f"nothing answers there ({error.strerror or error})") from error
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TRY, address], capture_output=True, text=True, timeout=ANSWERS, check=False
+            [sys.executable, "-c", _TRY, away or address], capture_output=True, text=True, timeout=ANSWERS, check=False
         )
     except subprocess.TimeoutExpired as error:
         reason = f"Ray did not let this machine join within {ANSWERS:.0f} s: no Ray head may be there"
@@ -131,10 +142,14 @@ def _reachable(address: str) -> None:
 
 
 def _unjoined(address: str, reason: str) -> ConfigError:
+    where = (
+        "where the head's environment has Ray Client too (pip install 'autotransfer[client]' before ray start)"
+        if client_of(address)
+        else "on a machine that is itself a node of it (ray start --address=HOST:PORT makes it one)"
+    )
     return ConfigError(
-        f"the Ray cluster at address {address!r} cannot be joined: {reason}; {WANTED}, on a machine that is itself a "
-        "node of it (ray start --address=HOST:PORT makes it one), with the same versions of Ray and Python, and "
-        "with RAY_AUTH_MODE=token where the head asks for a token; "
+        f"the Ray cluster at address {address!r} cannot be joined: {reason}; {WANTED}, {where}, with the same versions "
+        "of Ray and Python, and with RAY_AUTH_MODE=token where the head asks for a token; "
         "or leave address out, and the run starts Ray on this machine"
     )
 
@@ -156,7 +171,7 @@ def slots(wanted: Mapping[str, float]) -> int | None:
     Args:
         wanted: ``cpu`` and ``gpu`` of one worker.
     """
-    if not ray.is_initialized():
+    if not ray.is_initialized() or through_client():
         return None
     found = nodes()
     return max(1, sum(n.holds(wanted) for n in found))
