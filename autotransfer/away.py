@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotransfer import errors, weights
-from autotransfer.config import Settings, to_yaml
+from autotransfer.config import SOURCES, Settings, to_yaml
 from autotransfer.data import Prepared
 from autotransfer.data.moved import files, moved, place
 from autotransfer.errors import ClusterMismatchError, ConfigError, DataError, SearchError, faults
@@ -119,13 +119,7 @@ def _settings_there(settings: Settings, rows: Prepared, registry: Registry, ther
         name = Path(str(plugin)).name
         return str(there / PLUGINS / name) if name in files else str(getattr(plugin, "__name__", plugin))
 
-    sources: dict[str, Any] = {
-        "data": rows.profile.name,
-        "validation": None,
-        "test": None,
-        "groups": None,
-        "unlabeled": None,
-    }
+    sources: dict[str, Any] = {**dict.fromkeys((*SOURCES, "groups")), "data": rows.profile.name}
     plugins = [named(p) for p in settings.plugins]
     return replace(settings, **sources, plugins=plugins, address=None, out=str(there / RUN))
 

@@ -12,6 +12,7 @@ import math
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,11 +78,14 @@ def joined(address: str | None) -> Iterator[None]:
     elif address is None:
         yield
     else:
-        _reachable(address)
+        away = client_of(address)
+        _listens(address, away)
+        if away is None:
+            _reachable(address)
         try:
-            ray.init(address=client_of(address) or address, log_to_driver=False, logging_level=logging.ERROR)
+            _by_client(away) if away is not None else _init(address)
         except Exception as error:  # Ray raises many kinds when it cannot join
-            raise _unjoined(address, f"{type(error).__name__}: {error}") from error
+            raise _unjoined(address, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}") from error
         try:
             yield
         finally:
@@ -118,9 +122,40 @@ def _resolved(address: str) -> tuple[str, int]:
     return ("here" if own else found), port
 
 
-def _reachable(address: str) -> None:
-    """Try an address in a process of its own: at a wrong one Ray waits for minutes, and cannot be told not to."""
-    away = client_of(address)
+def _init(address: str) -> None:
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _by_client(address: str) -> None:
+    """Connect by Ray Client in a thread, which cannot be ended: a connection that comes too late is given up again.
+
+    Another process could be ended, but each connection starts one on the head too, and this would make two of them.
+    """
+    over, late, both = threading.Event(), threading.Event(), threading.Lock()
+    raised: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            _init(address)
+        except Exception as error:
+            raised.append(error)
+        with both:
+            over.set()
+        if late.is_set() and not raised:
+            ray.shutdown()
+
+    threading.Thread(target=connect, daemon=True).start()
+    over.wait(ANSWERS)
+    with both:
+        if not over.is_set():
+            late.set()
+            raise TimeoutError(f"it did not answer within {ANSWERS:.0f} s: no Ray Client server may be there")
+    if raised:
+        raise raised[0]
+
+
+def _listens(address: str, away: str | None) -> None:
+    """See that something accepts connections at an address."""
     if away is not None and importlib.util.find_spec("grpc") is None:
         raise ConfigError(f"the address {address!r} needs Ray Client; pip install 'autotransfer[client]'")
     if address != AUTO or away is not None:
@@ -129,9 +164,13 @@ def _reachable(address: str) -> None:
             socket.create_connection((host, port), timeout=LISTENS).close()
         except OSError as error:
             raise _unjoined(address, f"nothing answers there ({error.strerror or error})") from error
+
+
+def _reachable(address: str) -> None:
+    """Try an address in a process of its own: at a wrong one Ray waits for minutes, and cannot be told not to."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TRY, away or address], capture_output=True, text=True, timeout=ANSWERS, check=False
+            [sys.executable, "-c", _TRY, address], capture_output=True, text=True, timeout=ANSWERS, check=False
         )
     except subprocess.TimeoutExpired as error:
         reason = f"Ray did not let this machine join within {ANSWERS:.0f} s: no Ray head may be there"

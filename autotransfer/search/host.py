@@ -31,9 +31,9 @@ TOLD = ("profile.json", "plugins.json", "plan.json")
 """Files of the run that the client gets whenever they change; of the ledger it gets what is new."""
 NEWS = 1.0
 """Seconds that a client waits for news in one call."""
-SILENCE, BEFORE = 15, 300
+SILENCE, BEFORE = 12, 300
 """Seconds without a call after which a client is taken to be gone: while it runs, and before (rows are being sent)."""
-STOPPING = 10.0
+STOPPING = 5.0
 """Seconds that a run without a client has to end by itself."""
 
 
@@ -106,6 +106,7 @@ class Host:
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.sent: dict[str, tuple[int, int]] = {}
         self.silent = 0
+        self.closed = False
         threading.Thread(target=self._watch, daemon=True).start()
 
     def place(self) -> str:
@@ -154,6 +155,8 @@ class Host:
             manifest: plugins of the client.
             offline: no plugin may touch the network.
         """
+        (self.folder / "tmp").mkdir()
+        tempfile.tempdir = str(self.folder / "tmp")  # so that no temporary file outlives the folder
         registry = Registry.from_manifest(self._there(manifest))
         registry.offline = offline
         self.running = _Run(lambda: engine(settings, prepared, registry, self._tell))
@@ -193,7 +196,8 @@ class Host:
             return file.read(most)
 
     def close(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; there is nothing to watch any more."""
+        self.closed = True
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _there(self, manifest: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -233,6 +237,8 @@ class Host:
         while self.silent < (SILENCE if self.running is not None else BEFORE):
             time.sleep(1)
             self.silent += 1
+            if self.closed:
+                return
         if self.running is not None:
             self.running.stop()
             self.running.join(STOPPING)
