@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autotransfer.data.dataset import Indexable, ItemDataset, Lazy
+from autotransfer.data.dataset import Indexable, ItemDataset, costly
 from autotransfer.data.modalities import modality
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def files(prepared: Prepared) -> Iterator[Path]:
     """Yield the files of the rows that a search reads, each once; rows of other readers' datasets are not known."""
     known: set[Path] = set()
     for dataset, rows in parts_of(prepared):
-        if not isinstance(dataset, ItemDataset) or isinstance(dataset.items, Lazy):
+        if not isinstance(dataset, ItemDataset) or costly(dataset.items):
             continue
         for row in rows:
             path = file_of(dataset.items[int(row)], dataset.modality)

@@ -29,6 +29,8 @@ from autotransfer.search.nodes import lacks, needs, unmark
 
 LISTENS, ANSWERS = 5.0, 22.0
 """Seconds in which something must accept a connection, and in which Ray must have let a process join."""
+SERVED = 60.0
+"""Seconds more that a head whose Ray Client server has answered has to start a process for this one."""
 TOLD = 60.0
 """Seconds in which a node must have said what it lacks; it starts a process and imports the plugins for it."""
 PATIENCE, AGAIN = 15.0, 30.0
@@ -131,6 +133,8 @@ def _by_client(address: str) -> None:
 
     Another process could be ended, but each connection starts one on the head too, and this would make two of them.
     """
+    from ray.util.client import ray as client
+
     over, late, both = threading.Event(), threading.Event(), threading.Lock()
     raised: list[Exception] = []
 
@@ -145,11 +149,13 @@ def _by_client(address: str) -> None:
             ray.shutdown()
 
     threading.Thread(target=connect, daemon=True).start()
-    over.wait(ANSWERS)
+    there = over.wait(ANSWERS) or getattr(client.get_context(), "client_worker", None) is not None
+    over.wait(SERVED if there else 0)
     with both:
         if not over.is_set():
             late.set()
-            raise TimeoutError(f"it did not answer within {ANSWERS:.0f} s: no Ray Client server may be there")
+            why = "has started no process for this one" if there else "did not answer: it may be no Ray Client server"
+            raise TimeoutError(f"within {ANSWERS + SERVED * there:.0f} s the head {why}")
     if raised:
         raise raised[0]
 
