@@ -40,7 +40,7 @@ def _kit() -> Any:
 
 kit = _kit()
 needs_namespaces = kit.needs_namespaces
-WAIT = 90.0
+WAIT = 180.0
 
 
 @dataclass
@@ -135,7 +135,7 @@ def _until_a_trial_is_told(process: subprocess.Popen[str]) -> None:
 @needs_namespaces
 def test_a_fit_through_the_client_is_the_same_as_a_local_one(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     before = left()
-    code, far, said = kit.cli(*head.flags("far", 3))
+    code, far, said = kit.cli(*head.flags("far", 3), seconds=WAIT)
     assert code == 0, said
     assert left() == before
     assert "150 files (0.1 MB) to be sent" in said
@@ -171,7 +171,7 @@ def test_it_is_watched_interrupted_and_goes_on(head: Head) -> None:
     assert json.loads(answer)["status"] == "interrupted"
     assert (out / "model" / "recipe.json").exists()
     found = (out / "trials.jsonl").read_text().splitlines()
-    code, body, said = kit.cli(*head.flags("watched", 3))
+    code, body, said = kit.cli(*head.flags("watched", 3), seconds=WAIT)
     assert code == 0, said
     assert body["status"] == "complete"
     assert (out / "trials.jsonl").read_text().splitlines()[: len(found)] == found

@@ -1,8 +1,8 @@
-"""Rows whose files were copied to another machine, where each lies under a folder at its whole path."""
+"""Rows whose files are not where their source has them: copied under a folder, or carried along in pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from autotransfer.data.dataset import Indexable, ItemDataset, costly
 from autotransfer.data.modalities import modality
+from autotransfer.errors import DataError
 
 if TYPE_CHECKING:
     from autotransfer.data.prepare import Prepared
@@ -54,6 +55,75 @@ class _Items:
         return {**item, "path": str(there)} if isinstance(item, dict) else there
 
 
+class Carried(ItemDataset):
+    """A dataset whose files travel with it: they are read where they lie, and from pieces where they do not.
+
+    Args:
+        dataset: the rows as their source has them.
+        places: of each file the number of its piece, and its first byte and the one after its last there.
+        piece: gives a piece by its number, ``uint8``.
+    """
+
+    def __init__(
+        self, dataset: ItemDataset, places: Mapping[Path, tuple[int, int, int]], piece: Callable[[int], Any]
+    ) -> None:
+        vars(self).update(vars(dataset))
+        self.original = dataset
+        self.items = _Pieces(dataset.items, dataset.modality, places, piece)
+
+    def row_name(self, index: int) -> str:
+        """Return the row's name at its source."""
+        return self.original.row_name(index)
+
+    def path(self, index: int) -> Path | None:
+        """Return the file that the row is at its source."""
+        return self.original.path(index)
+
+
+class _Pieces:
+    """Items of which those that are files which are not here are their content."""
+
+    def __init__(self, items: Indexable, kind: str, places: Mapping[Path, tuple[int, int, int]], piece: Any) -> None:
+        self.items = items
+        self.kind = kind
+        self.places = places
+        self.piece = piece
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        item = self.items[index]
+        path = file_of(item, self.kind)
+        if path is None or path not in self.places or path.is_file():
+            return item
+        number, begin, end = self.places[path]
+        body = self.piece(number)[begin:end].tobytes()
+        return {**item, "bytes": body} if isinstance(item, dict) else body
+
+
+def packed(paths: Iterable[Path], most: int) -> Iterator[tuple[np.ndarray[Any, Any], dict[Path, tuple[int, int]]]]:
+    """Yield pieces of at most so many bytes (a larger file is one alone), and which bytes of each are which file.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    bodies, places, held = list[bytes](), dict[Path, tuple[int, int]](), 0
+    for path in paths:
+        try:
+            body = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read any more: {error.strerror}") from error
+        if bodies and held + len(body) > most:
+            yield np.frombuffer(b"".join(bodies), np.uint8), places
+            bodies, places, held = [], {}, 0
+        bodies.append(body)
+        places[path] = (held, held + len(body))
+        held += len(body)
+    if bodies:
+        yield np.frombuffer(b"".join(bodies), np.uint8), places
+
+
 def file_of(item: Any, kind: str) -> Path | None:
     """Return the file that an item of a modality is read from; None where it holds its content itself."""
     if isinstance(item, dict) and (item.get("bytes") or item.get("array") is not None):
@@ -89,10 +159,16 @@ def files(prepared: Prepared) -> Iterator[Path]:
 
 def moved(prepared: Prepared, folder: Path) -> Prepared:
     """Return the same rows, their files under a folder."""
-    others = prepared.unlabeled
+    return _with(prepared, lambda dataset: Moved(dataset, folder))
+
+
+def carried(prepared: Prepared, places: Mapping[Path, tuple[int, int, int]], piece: Callable[[int], Any]) -> Prepared:
+    """Return the same rows, their files in pieces beside them; arguments as for :class:`Carried`."""
+    return _with(prepared, lambda dataset: Carried(dataset, places, piece))
+
+
+def _with(prepared: Prepared, made: Callable[[ItemDataset], ItemDataset]) -> Prepared:
+    own, others = prepared.dataset, prepared.unlabeled
     if others is not None and isinstance(others.dataset, ItemDataset):
-        others = replace(others, dataset=Moved(others.dataset, folder))
-    own = prepared.dataset
-    return replace(
-        prepared, dataset=Moved(own, folder) if isinstance(own, ItemDataset) else own, unlabeled=others, kept=None
-    )
+        others = replace(others, dataset=made(others.dataset))
+    return replace(prepared, dataset=made(own) if isinstance(own, ItemDataset) else own, unlabeled=others, kept=None)

@@ -7,6 +7,7 @@ engine runs there, and this process sends it files and hears of it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -20,12 +21,70 @@ from autotransfer.errors import ClusterMismatchError, SearchError
 from autotransfer.search.host import Host, News, Part
 from autotransfer.search.nodes import PLACE
 
+ANSWERS = 22.0
+"""Seconds in which Ray must have let a process join."""
+GRACE = "RAY_CLIENT_RECONNECT_GRACE_PERIOD"
+"""Names the seconds after which Ray takes a client that is silent to be gone; a connection reads it when it begins."""
+SERVED = 60.0
+"""Seconds more that a head whose Ray Client server has answered has to start a process for this one."""
 HEAD = "node:__internal_head__"
 """Resource that Ray gives to the head's node alone."""
-STARTS = 60.0
+STARTS = 120.0
 """Seconds in which the actor must have started: a process, and the imports of plugins."""
 PIECE = 32 * 2**20
 """Bytes that travel at once: neither side holds more of the files in memory."""
+
+
+@contextlib.contextmanager
+def _longer() -> Iterator[None]:
+    """Let Ray end what a client that is gone left behind later than this does so itself, and more tidily."""
+    given = os.environ.get(GRACE)
+    os.environ.setdefault(GRACE, "120")
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(GRACE, None)
+
+
+def connect(address: str) -> None:
+    """Connect by Ray Client in a thread, which cannot be ended: a connection that comes too late is given up again.
+
+    Another process could be ended, but each connection starts one on the head too, and this would make two of them.
+
+    Args:
+        address: ray://host:port.
+
+    Raises:
+        TimeoutError: nothing answered in time.
+        Exception: as Ray raises it.
+    """
+    from ray.util.client import ray as client
+
+    over, late, both = threading.Event(), threading.Event(), threading.Lock()
+    raised: list[Exception] = []
+
+    def try_it() -> None:
+        try:
+            with _longer():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raised.append(error)
+        with both:
+            over.set()
+        if late.is_set() and not raised:
+            ray.shutdown()
+
+    threading.Thread(target=try_it, daemon=True).start()
+    there = over.wait(ANSWERS) or getattr(client.get_context(), "client_worker", None) is not None
+    over.wait(SERVED if there else 0)
+    with both:
+        if not over.is_set():
+            late.set()
+            why = "has started no process for this one" if there else "did not answer: it may be no Ray Client server"
+            raise TimeoutError(f"within {ANSWERS + SERVED * there:.0f} s the head {why}")
+    if raised:
+        raise raised[0]
 
 
 class Far:

@@ -12,25 +12,32 @@ import math
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from autotransfer.data.moved import carried, files, packed
 from autotransfer.errors import ClusterMismatchError, ConfigError, SearchError, faults
 from autotransfer.search.address import AUTO, WANTED, client_of, parts
+from autotransfer.search.client import ANSWERS, connect
 from autotransfer.search.jobs import Context
 from autotransfer.search.nodes import lacks, needs, unmark
 
-LISTENS, ANSWERS = 5.0, 22.0
-"""Seconds in which something must accept a connection, and in which Ray must have let a process join."""
-SERVED = 60.0
-"""Seconds more that a head whose Ray Client server has answered has to start a process for this one."""
+if TYPE_CHECKING:
+    from autotransfer.data import Prepared
+
+LISTENS = 5.0
+"""Seconds in which something must accept a connection."""
+OBJECTS, ROOM = "object_store_memory", 0.5
+"""Ray's name of its object store as a resource, and the share of this node's that files of the data may take."""
+PIECE = 16 * 2**20
+"""Bytes of one piece of them."""
 TOLD = 60.0
 """Seconds in which a node must have said what it lacks; it starts a process and imports the plugins for it."""
 PATIENCE, AGAIN = 15.0, 30.0
@@ -85,7 +92,7 @@ def joined(address: str | None) -> Iterator[None]:
         if away is None:
             _reachable(address)
         try:
-            _by_client(away) if away is not None else _init(address)
+            connect(away) if away is not None else _init(address)
         except Exception as error:  # Ray raises many kinds when it cannot join
             raise _unjoined(address, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}") from error
         try:
@@ -126,38 +133,6 @@ def _resolved(address: str) -> tuple[str, int]:
 
 def _init(address: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-
-
-def _by_client(address: str) -> None:
-    """Connect by Ray Client in a thread, which cannot be ended: a connection that comes too late is given up again.
-
-    Another process could be ended, but each connection starts one on the head too, and this would make two of them.
-    """
-    from ray.util.client import ray as client
-
-    over, late, both = threading.Event(), threading.Event(), threading.Lock()
-    raised: list[Exception] = []
-
-    def connect() -> None:
-        try:
-            _init(address)
-        except Exception as error:
-            raised.append(error)
-        with both:
-            over.set()
-        if late.is_set() and not raised:
-            ray.shutdown()
-
-    threading.Thread(target=connect, daemon=True).start()
-    there = over.wait(ANSWERS) or getattr(client.get_context(), "client_worker", None) is not None
-    over.wait(SERVED if there else 0)
-    with both:
-        if not over.is_set():
-            late.set()
-            why = "has started no process for this one" if there else "did not answer: it may be no Ray Client server"
-            raise TimeoutError(f"within {ANSWERS + SERVED * there:.0f} s the head {why}")
-    if raised:
-        raise raised[0]
 
 
 def _listens(address: str, away: str | None) -> None:
@@ -291,6 +266,8 @@ def _asked_for(wanted: Mapping[str, float]) -> str:
 def travelling(context: Context, wanted: Mapping[str, float], offline: bool) -> dict[str, Any]:
     """Return what workers of other nodes get beside the context, after each node was asked whether it has the rest.
 
+    Where nodes do not see the files of the data, the context is one that carries these in Ray's object store.
+
     Args:
         context: what workers share.
         wanted: ``cpu`` and ``gpu`` of one worker; nodes that cannot hold one are not asked.
@@ -301,16 +278,43 @@ def travelling(context: Context, wanted: Mapping[str, float], offline: bool) -> 
     """
     asked = needs(context, offline)
     try:
-        found = _asked(asked, [n for n in nodes() if n.holds(wanted)])
+        found, blind = _asked(asked, [n for n in nodes() if n.holds(wanted)])
     finally:
         unmark(asked)
+    paths = list(files(context.prepared)) if blind else []
+    size, room = sum(p.stat().st_size for p in paths if p.is_file()), ROOM * nodes()[0].resources.get(OBJECTS, 0)
+    if blind and (not paths or size > room):
+        most = (
+            f"{size / 1e9:.2f} GB of files are not sent: {room / 1e9:.2f} GB may be, half of this node's object store"
+        )
+        found += [*blind, f"{most} (ray start --object-store-memory=...)"] if paths else blind
     if found:
         raise ClusterMismatchError(faults("the cluster cannot run this search", found))
-    return {"home": ray.get_runtime_context().get_node_id(), "sources": asked.sources, "offline": offline}
+    more = {"home": ray.get_runtime_context().get_node_id(), "sources": asked.sources, "offline": offline}
+    return {**more, "context": replace(context, prepared=_in_store(context.prepared, paths))} if blind else more
 
 
-def _asked(asked: Any, able: list[Node]) -> list[str]:
-    """Return what nodes say that they lack; all are asked at the same time."""
+class _Objects:
+    """Pieces of files in Ray's object store, by number; a node fetches one when it first needs it."""
+
+    def __init__(self, refs: list[Any]) -> None:
+        self.refs = refs
+
+    def __call__(self, number: int) -> Any:
+        return ray.get(self.refs[number])
+
+
+def _in_store(prepared: Prepared, paths: list[Path]) -> Prepared:
+    refs: list[Any] = []
+    places: dict[Path, tuple[int, int, int]] = {}
+    for body, inside in packed(paths, PIECE):
+        places |= {path: (len(refs), *span) for path, span in inside.items()}
+        refs.append(ray.put(body))
+    return carried(prepared, places, _Objects(refs))
+
+
+def _asked(asked: Any, able: list[Node]) -> tuple[list[str], list[str]]:
+    """Return what nodes say that they lack, and what files; all are asked at the same time."""
     shared, ask = ray.put(asked), ray.remote(num_cpus=0, max_retries=0)(lacks)
     running = {
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n.id, soft=False)).remote(
@@ -320,17 +324,19 @@ def _asked(asked: Any, able: list[Node]) -> list[str]:
     }
     done, _ = ray.wait(list(running), num_returns=len(running), timeout=TOLD)
     found: list[str] = []
+    blind: list[str] = []
     for answer, node in running.items():
         if answer not in done:
             found.append(f"node {node.name} did not answer within {TOLD:.0f} s; see that it is well, or take it away")
             continue
         try:
             said: Any = ray.get(answer)
-            found += said
+            found += said[0]
+            blind += said[1]
         except Exception as error:  # whatever went wrong over there, first of all an import
             last = [line for line in str(error).splitlines() if line.strip()][-1:]
             found.append(
                 f"node {node.name} could not be asked: {' '.join(last)[:300]}; "
                 "install autotransfer and its plugins there, in the environment that its Ray runs in"
             )
-    return found
+    return found, blind

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -26,6 +27,8 @@ from autotransfer.search.nodes import PLACE, unseen
 
 RUN, PLUGINS, DATA = "run", "plugins", "data"
 """Folders of a host: of the run, of single-file plugins, and of the client's files."""
+PREFIX, ALIVE = "autotransfer-client-", ".alive"
+"""How a host's folder is called, and the file in it that the host holds locked as long as it lives."""
 LEDGER = "trials.jsonl"
 TOLD = ("profile.json", "plugins.json", "plan.json")
 """Files of the run that the client gets whenever they change; of the ledger it gets what is new."""
@@ -100,8 +103,11 @@ class Host:
     """
 
     def __init__(self, shared: str = "") -> None:
-        given = shared or os.environ.get(PLACE) or None
-        self.folder = Path(tempfile.mkdtemp(prefix="autotransfer-client-", dir=given)).resolve()
+        given = shared or os.environ.get(PLACE) or tempfile.gettempdir()
+        _sweep(Path(given))
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=given)).resolve()
+        self.lock = (self.folder / ALIVE).open("w", encoding="utf-8")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.running: _Run | None = None
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.sent: dict[str, tuple[int, int]] = {}
@@ -198,6 +204,7 @@ class Host:
     def close(self) -> None:
         """Remove the folder; there is nothing to watch any more."""
         self.closed = True
+        self.lock.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _there(self, manifest: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -244,3 +251,11 @@ class Host:
             self.running.join(STOPPING)
         self.close()
         os._exit(1)
+
+
+def _sweep(place: Path) -> None:
+    """Remove the folders of hosts that were killed."""
+    for old in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), (old / ALIVE).open("r+", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old, ignore_errors=True)

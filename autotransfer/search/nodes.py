@@ -76,8 +76,8 @@ def unmark(asked: Needs) -> None:
         file.unlink(missing_ok=True)
 
 
-def lacks(asked: Needs, name: str, id: str) -> list[str]:
-    """Return what the node that this runs on lacks, one text a fault.
+def lacks(asked: Needs, name: str, id: str) -> tuple[list[str], list[str]]:
+    """Return what the node that this runs on lacks, one text a fault; apart from it what files, which can be sent.
 
     Args:
         asked: what it must have.
@@ -92,13 +92,13 @@ def lacks(asked: Needs, name: str, id: str) -> list[str]:
         registry(asked.manifest, asked.sources, name)
     except AutotransferError as error:
         found.append(f"{error}; install the same versions on every node")
-    found += [f"node {name} {fault}" for fault in (*_unshared(asked, id), *unseen(asked.files))]
+    found += [f"node {name} {fault}" for fault in _unshared(asked, id)]
     for backbone, (source, path) in asked.weights.items():
         try:
             _weights_here(source, path, asked.offline)
         except AutotransferError as error:
             found.append(f"node {name} has no weights of {backbone}: {error}")
-    return found
+    return found, [f"node {name} {fault}" for fault in unseen(asked.files)]
 
 
 def _unshared(asked: Needs, id: str) -> list[str]:

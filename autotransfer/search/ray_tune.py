@@ -254,7 +254,7 @@ def run(
         try:
             searcher = PolicySearcher(jobs, context, ledger, notify)
             if not searcher.over:
-                visit = tune.with_parameters(Visit, context=context, **more)
+                visit = tune.with_parameters(Visit, **{"context": context, **more})
                 waiting = Waiting(notify, resources, deadline)
                 _fit(searcher, tune.with_resources(visit, dict(resources)), workers, storage, waiting)
         finally:
