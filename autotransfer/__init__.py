@@ -75,8 +75,8 @@ def fit(
     """Return the best fine-tuned pretrained model for labelled data.
 
     Args:
-        data: a folder of class folders, a CSV, TSV, Parquet or JSONL table, a pandas frame, ``(X, y)``, a Hugging
-            Face dataset or a torch Dataset.
+        data: a folder of class folders, a CSV, TSV, Parquet or JSONL table, either also by URL (``s3://...``), a
+            pandas frame, ``(X, y)``, a Hugging Face dataset or a torch Dataset.
         target: name of the target column, where the data have columns. A list of names: one model answers all of them
             (multi-task), judged by their mean skill; labels may be missing, a row with one of them is used.
         task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target. Of several

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autotransfer.model import TransferModel
     from autotransfer.schema import Plan
 
-Data = Annotated[str | None, typer.Argument(help="Labelled data: a folder of class folders, or a table.")]
+Data = Annotated[str | None, typer.Argument(help="Labelled data: a folder of class folders, or a table; also by URL.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A run file in YAML; flags win over it.")]
 
 
