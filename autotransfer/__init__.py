@@ -75,8 +75,8 @@ def fit(
     """Return the best fine-tuned pretrained model for labelled data.
 
     Args:
-        data: a folder of class folders, a CSV, TSV, Parquet or JSONL table, a pandas frame, ``(X, y)``, a Hugging
-            Face dataset or a torch Dataset.
+        data: a folder of class folders, a CSV, TSV, Parquet or JSONL table, either also by URL (``s3://...``), a
+            pandas frame, ``(X, y)``, a Hugging Face dataset or a torch Dataset.
         target: name of the target column, where the data have columns. A list of names: one model answers all of them
             (multi-task), judged by their mean skill; labels may be missing, a row with one of them is used.
         task: ``binary``, ``multiclass``, ``multilabel`` or ``regression``; None: guessed from the target. Of several
@@ -97,8 +97,9 @@ def fit(
         refit: train the winner again on training and validation rows.
         plugins: plugin files, module names or modules, beside the installed plugins.
         executor: ``ray``, or ``serial``: in this process.
-        address: of a running Ray cluster that this machine is a node of: ``auto``, or host:port of its head. None: the
-            Ray that this process is connected to, which is left as it is; else one is started on this machine.
+        address: of a running Ray cluster: ``auto``, or host:port of its head, where this machine is a node of it;
+            elsewhere ``ray://host:port``, by which the search runs on the head. None: the Ray that this process is
+            connected to, which is left as it is; else one is started on this machine.
         max_workers: trials that may run at the same time; None: as many as fit.
         resources: ``cpus`` and ``gpus`` of one trial, ``step_seconds`` after which a step is taken to hang, and
             ``disk_gb`` that decoded rows and activations may take.

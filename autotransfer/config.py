@@ -72,7 +72,7 @@ class Settings:
     executor: str = "ray"
     """``ray``, or ``serial``: in this process."""
     address: str | None = None
-    """Of a running Ray cluster: ``auto`` or host:port; None: the Ray that is there already, or one on this machine."""
+    """Of a Ray cluster: ``auto``, host:port or ray://host:port; None: the Ray that is there, or one on this machine."""
     max_workers: int | None = None
     """Trials that may run at the same time; None: as many as fit."""
     resources: Mapping[str, float] | None = None

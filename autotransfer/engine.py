@@ -17,7 +17,7 @@ from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
 from autotransfer.data.modalities import modality
 from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
-from autotransfer.executors import executor_of, joined, share_of, workers_of
+from autotransfer.executors import executor_of, joined, share_of, through_client, workers_of
 from autotransfer.gap import rows_hash
 from autotransfer.profiles import Profile
 from autotransfer.recipes import INPUT_SIZE, spec_id
@@ -74,14 +74,31 @@ def fit(settings: Settings, notify: Notify = silent) -> TransferModel:
         NoTrialSucceededError: every trial failed; the text has the reasons.
     """
     with joined(settings.check()):
-        return _fit(settings, notify)
+        return _fit_away(settings, notify) if through_client(settings) else _fit(settings, notify)
 
 
-def _fit(settings: Settings, notify: Notify) -> TransferModel:
+def _fit_away(settings: Settings, notify: Notify) -> TransferModel:
+    """Read the data here, and have all else done on the cluster's head."""
+    from autotransfer import away
+
+    registry = Registry.discover(settings.plugins)
+    prepared = _prepared(settings, registry)
+    return away.fit(settings, notify, prepared, registry, _name(settings, prepared.profile), hosted)
+
+
+def hosted(settings: Settings, prepared: Prepared, registry: Registry, notify: Notify) -> None:
+    """Fit with the rows and the plugins of a client; the model lies in ``out``."""
+    _fit(settings, notify, (prepared, registry))
+
+
+def _name(settings: Settings, found: Profile) -> str:
+    return identity(settings, rows_hash(found.fingerprint, found.unlabeled))
+
+
+def _fit(settings: Settings, notify: Notify, brought: tuple[Prepared, Registry] | None = None) -> TransferModel:
     began, cpu = time.time(), _cpu_seconds()
-    ready = make_ready(settings, notify)
-    found = ready.prepared.profile
-    folder, name = RunFolder(settings.out), identity(settings, rows_hash(found.fingerprint, found.unlabeled))
+    ready = make_ready(settings, notify, brought)
+    folder, name = RunFolder(settings.out), _name(settings, ready.prepared.profile)
     with folder.opened(settings, name) as finished:
         if finished is not None and not grew(settings, finished):
             from autotransfer.model import load
@@ -133,14 +150,14 @@ def resume(path: str | Path, notify: Notify = silent, **flags: Any) -> TransferM
     return fit(Settings.of(arguments, where=str(file)), notify)
 
 
-def make_ready(settings: Settings, notify: Notify) -> Ready:
-    """Read and profile the data, choose the pool and the strategies."""
-    registry = Registry.discover(settings.plugins)
-    registry.offline = weights.is_offline(settings.offline)
+def make_ready(settings: Settings, notify: Notify, brought: tuple[Prepared, Registry] | None = None) -> Ready:
+    """Read and profile the data, where a client did not bring them, and choose the pool and the strategies."""
+    registry = Registry.discover(settings.plugins) if brought is None else brought[1]
+    registry.offline = registry.offline or weights.is_offline(settings.offline)
     strategies = pools.choose_strategies(registry, as_names(settings.strategies) or None)
-    prepared = _prepared(settings, registry)
+    prepared = _prepared(settings, registry) if brought is None else brought[0]
     own = [s for s in strategies if not s.baseline]
-    if settings.unlabeled is None and own and all(s.unlabeled for s in own):
+    if prepared.unlabeled is None and own and all(s.unlabeled for s in own):
         names = ", ".join(s.id for s in own)
         raise ConfigError(f"strategies are {names}, which adapt to unlabeled rows: give these as unlabeled=, or others")
     notify("profile", profile=prepared.profile)

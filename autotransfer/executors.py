@@ -31,6 +31,15 @@ def joined(settings: Settings) -> contextlib.AbstractContextManager[None]:
     return cluster.joined(settings.address)
 
 
+def through_client(settings: Settings) -> bool:
+    """Return whether the run goes through Ray Client: its engine runs on the cluster's head, not in this process."""
+    if executor_of(settings) == "serial" or "ray" not in sys.modules:
+        return False
+    from autotransfer.search import cluster
+
+    return cluster.through_client()
+
+
 def executor_of(settings: Settings) -> str:
     """Return ``ray`` or ``serial``."""
     seconds = settings.limit.seconds

@@ -189,8 +189,8 @@ def test_a_wrong_address_is_one_error_soon(kind: str, pictures: Path, toynet: st
 
 
 def test_an_estimator_passes_its_address_on(stripes: Any) -> None:
-    with pytest.raises(ConfigError, match=r"Ray Client \(ray://\) is not supported"):
-        TransferClassifier(address="ray://head:10001", trials=1).fit(*stripes)
+    with pytest.raises(ConfigError, match=r"wanted 'auto', or host:port .* or .* ray://host:port"):
+        TransferClassifier(address="ray://head", trials=1).fit(*stripes)
 
 
 def test_a_folder_that_another_run_holds_is_refused(pictures: Path, toynet: str, tmp_path: Path) -> None:
@@ -303,7 +303,6 @@ def test_what_a_node_lacks_is_one_error(cluster: Cluster, pictures: Path, tmp_pa
     for text in (
         "has other plugins than the driver: houseware: here 2.0, on the driver 1.0",
         f"does not see the run's folder {mine / 'run'}",
-        "files of the data that were looked at",
         "has no weights of houseware/small",
     ):
         assert text in said, said

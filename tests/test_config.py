@@ -69,7 +69,7 @@ def test_defaults_with_data_are_right():
         ({"address": "head"}, "address is 'head'; wanted 'auto', or host:port"),
         ({"address": "head:99999"}, "address is 'head:99999'; wanted"),
         ({"address": "local"}, "leave it out"),
-        ({"address": "ray://head:10001"}, "Ray Client (ray://) is not supported"),
+        ({"address": "ray://head"}, "wanted 'auto', or host:port"),
     ],
 )
 def test_a_fault_is_said(arguments, said):

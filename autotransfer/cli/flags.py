@@ -24,7 +24,7 @@ _TEXTS = {
     "unlabeled": "Source of rows without labels from where the model will be used.",
     "budget": "Seconds of wall clock, or 90s, 10m, 1h30m.",
     "executor": "ray, or serial: in this process.",
-    "address": "A running Ray cluster: auto, or host:port of its head; this machine must be a node of it.",
+    "address": "A running Ray cluster: auto, or host:port of its head, on a node of it; ray://host:port elsewhere.",
     "out": "The run's folder; given again, the run goes on.",
 }
 _LISTS = {

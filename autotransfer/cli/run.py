@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autotransfer.model import TransferModel
     from autotransfer.schema import Plan
 
-Data = Annotated[str | None, typer.Argument(help="Labelled data: a folder of class folders, or a table.")]
+Data = Annotated[str | None, typer.Argument(help="Labelled data: a folder of class folders, or a table; also by URL.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A run file in YAML; flags win over it.")]
 
 
@@ -50,7 +50,7 @@ def resume(
     trials: Annotated[int | None, typer.Option(help="A new number of trials, all parts together.")] = None,
     max_workers: Annotated[int | None, typer.Option(help="Trials that may run at the same time.")] = None,
     executor: Annotated[str | None, typer.Option(help="ray or serial.")] = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster: auto, or host:port of its head.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto, host:port or ray://host:port.")] = None,
 ) -> Said:
     """Go on with a run that was interrupted, or whose budget grew."""
     from autotransfer import engine

@@ -102,7 +102,7 @@ class ItemDataset:
 
     def path(self, index: int) -> Path | None:
         """Return the file that the row is, where it is one; nothing is decoded for it."""
-        return None if _costly(self.items) else self.kind.path_of(self.items[index])
+        return None if costly(self.items) else self.kind.path_of(self.items[index])
 
     def content_hash(self, index: int) -> str:
         """Return a hash of the row's content, the same for equal rows.
@@ -170,9 +170,9 @@ class Lazy:
         return row if self.field is None else row[self.field]
 
 
-def _costly(items: Indexable) -> bool:
+def costly(items: Indexable) -> bool:
     """Return whether taking an item may decode it."""
-    return isinstance(items, Lazy)
+    return isinstance(items, Lazy) or any(map(costly, getattr(items, "parts", ())))
 
 
 class Joined(ItemDataset):

@@ -11,6 +11,7 @@ import numpy as np
 from autotransfer.data.dataset import ItemDataset
 from autotransfer.data.modalities import modality as modality_of
 from autotransfer.data.readers import read
+from autotransfer.data.readers.remote import is_url, local
 from autotransfer.data.rows import stack
 from autotransfer.errors import DataError
 from autotransfer.spec import Input
@@ -76,7 +77,8 @@ def as_items(
         DataError: it is none of these.
     """
     kind = modality_of(modality)
-    item = kind.one(x)
+    x = local(x)
+    item = None if is_url(x) else kind.one(x)
     if item is not None:
         name = str(item) if kind.path_of(item) is not None else "item"
         return Items(ItemDataset(name, [item], {}, modality=modality), spec, single=True, tools=tools)

@@ -9,20 +9,29 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotransfer import weights
+from autotransfer.data.moved import parts_of
 from autotransfer.errors import AutotransferError
 from autotransfer.registry import Registry
 from autotransfer.search.jobs import Context
 from autotransfer.search.scratch import scratch
 from autotransfer.spec import WeightSource
 
+if TYPE_CHECKING:
+    from autotransfer.data import Prepared
+
 LOOKED_AT = 32
 """Files of the data that each node is asked for, from the first to the last."""
-SHARED = "give out= a folder on a file system that all nodes share (without out it lies under TMPDIR)"
+PLACE = "AUTOTRANSFER_SHARED"
+"""Names the folder where the head keeps the run of a client, on the nodes' machines."""
+SHARED = (
+    "give out= a folder on a file system that all nodes share (without out it lies under TMPDIR; through ray:// under "
+    f"the folder that {PLACE} names)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def needs(context: Context, offline: bool) -> Needs:
         sources=sources(context.manifest),
         work=context.work,
         mark=mark,
-        files=_files(context),
+        files=looked_at(context.prepared),
         weights={i: (s, p) for i, p in context.weights.items() if (s := specs[i].weights) is not None},
         offline=offline,
     )
@@ -67,8 +76,8 @@ def unmark(asked: Needs) -> None:
         file.unlink(missing_ok=True)
 
 
-def lacks(asked: Needs, name: str, id: str) -> list[str]:
-    """Return what the node that this runs on lacks, one text a fault.
+def lacks(asked: Needs, name: str, id: str) -> tuple[list[str], list[str]]:
+    """Return what the node that this runs on lacks, one text a fault; apart from it what files, which can be sent.
 
     Args:
         asked: what it must have.
@@ -83,13 +92,13 @@ def lacks(asked: Needs, name: str, id: str) -> list[str]:
         registry(asked.manifest, asked.sources, name)
     except AutotransferError as error:
         found.append(f"{error}; install the same versions on every node")
-    found += [f"node {name} {fault}" for fault in (*_unshared(asked, id), *_unseen(asked.files))]
+    found += [f"node {name} {fault}" for fault in _unshared(asked, id)]
     for backbone, (source, path) in asked.weights.items():
         try:
             _weights_here(source, path, asked.offline)
         except AutotransferError as error:
             found.append(f"node {name} has no weights of {backbone}: {error}")
-    return found
+    return found, [f"node {name} {fault}" for fault in unseen(asked.files)]
 
 
 def _unshared(asked: Needs, id: str) -> list[str]:
@@ -107,7 +116,8 @@ def _unshared(asked: Needs, id: str) -> list[str]:
     return []
 
 
-def _unseen(files: Sequence[tuple[str, int]]) -> list[str]:
+def unseen(files: Sequence[tuple[str, int]]) -> list[str]:
+    """Return which of the files are not here, or have another size; one text a kind of fault."""
     sizes = {path: os.path.getsize(path) if os.path.isfile(path) else None for path, _ in files}
     gone = [p for p, _ in files if sizes[p] is None]
     other = [p for p, size in files if sizes[p] not in (None, size)]
@@ -120,14 +130,10 @@ def _unseen(files: Sequence[tuple[str, int]]) -> list[str]:
     ]
 
 
-def _files(context: Context) -> list[tuple[str, int]]:
-    """Return paths of the data's rows, where these are files, and how large they are."""
-    prepared = context.prepared
-    parts = [(prepared.dataset, np.sort(np.concatenate([prepared.train, prepared.validation, prepared.test])))]
-    if prepared.unlabeled is not None:
-        parts.append((prepared.unlabeled.dataset, np.sort(prepared.unlabeled.indices)))
+def looked_at(prepared: Prepared) -> list[tuple[str, int]]:
+    """Return paths of some of the data's rows, where these are files, and how large they are."""
     found: dict[str, int] = {}
-    for dataset, rows in parts:
+    for dataset, rows in parts_of(prepared):
         path_of = getattr(dataset, "path", None)  # another reader's dataset may have none
         if path_of is None or not len(rows):
             continue

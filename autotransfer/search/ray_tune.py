@@ -305,7 +305,7 @@ def run(
         with scratch("autotransfer-tune-") as folder:
             searcher = PolicySearcher(jobs, context, ledger, notify)
             if not searcher.over:
-                visit = tune.with_parameters(Visit, context=context, **more)
+                visit = tune.with_parameters(Visit, **{"context": context, **more})
                 waiting = Waiting(notify, resources, deadline)
                 _fit(searcher, tune.with_resources(visit, dict(resources)), workers, str(folder), waiting)
     if searcher.error is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotransfer.data.modalities import modality
-from autotransfer.data.readers import arrays, datasets, folders, tables
+from autotransfer.data.readers import arrays, datasets, folders, remote, tables
 from autotransfer.errors import DataError, suggestion
 from autotransfer.protocols import Dataset
 from autotransfer.registry import Registry
@@ -15,9 +15,10 @@ from autotransfer.registry import Registry
 ACCEPTED = (
     "a folder of class folders (flat, or under train/ val/ test/), a CSV, TSV, Parquet or JSONL table with a column of "
     "file paths or of texts, a pandas DataFrame, (X, y) of arrays, PIL images, texts or paths, a Hugging Face dataset, "
-    "or a torch Dataset"
+    "or a torch Dataset; folders and tables also by URL (s3://bucket/pets/, file:///data/pets)"
 )
 _BUILT_IN: tuple[Callable[[Any, Mapping[str, Any]], Dataset | None], ...] = (
+    remote.read,
     folders.read,
     tables.read,
     datasets.read,
@@ -38,6 +39,7 @@ def read(source: Any, registry: Registry | None = None, **options: Any) -> Datas
     Raises:
         DataError: no reader takes the source, or it is not what it seems.
     """
+    source = remote.local(source)
     named = options.get("modality")
     if named is not None:
         modality(named)  # tells of a wrong name

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from autotransfer.data.dataset import ItemDataset, groups_of
 from autotransfer.data.modalities import Modality, modalities
 from autotransfer.errors import DataError
 
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "training": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
 }
-_SPLITS |= {"dev": "validation", "test": "test", "testing": "test"}
+SPLITS |= {"dev": "validation", "test": "test", "testing": "test"}
+"""Names of folders that are splits."""
 PREDOMINANT = 4
 """Files of one modality must be so many times those of another beside them to be taken for the data."""
 
@@ -34,7 +35,7 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
         return None
     root = Path(source).absolute()  # workers have another working folder
     files = [p for p in sorted(root.rglob("*")) if _is_file(p) and not _hidden(p, root)]
-    kind = _kind(files, str(source), options.get("modality"))
+    kind = kind_of(files, str(source), options.get("modality"))
     if not options.get("labelled", True):
         items = kind.files(root)
         if not items:
@@ -46,7 +47,7 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
     parts = [f for f in _folders(root) if _is_part(f, kind)]
     rows: list[tuple[Path, str, str | None]] = []
     for part in parts or [root]:
-        split = _SPLITS[part.name.lower()] if parts else None
+        split = SPLITS[part.name.lower()] if parts else None
         rows += [(p, c, split) for p, c in kind.classes(part)]
     if not rows:
         raise DataError(_why_empty(root, source, files, kind))
@@ -83,7 +84,7 @@ class _Kind:
         return [(p, f.name) for f in _folders(root) for p in self.files(f)]
 
 
-def _kind(files: list[Path], source: str, asked: str | None) -> _Kind:
+def kind_of(files: Sequence[PurePath], source: str, asked: str | None) -> _Kind:
     """Return what a folder is taken to hold: most of its files, where these are texts only beside nothing else.
 
     Texts beside images or sounds are what is written about them.
@@ -109,10 +110,10 @@ def _is_part(folder: Path, kind: _Kind) -> bool:
 
     A folder ``test/`` with items alone beside ``cat/`` would be a class; beside ``train/`` it has no labels.
     """
-    if folder.name.lower() not in _SPLITS:
+    if folder.name.lower() not in SPLITS:
         return False
     return bool(kind.classes(folder)) or any(
-        kind.classes(f) for f in _folders(folder.parent) if _SPLITS.get(f.name.lower()) == "train"
+        kind.classes(f) for f in _folders(folder.parent) if SPLITS.get(f.name.lower()) == "train"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from autotransfer.data.dataset import ItemDataset, groups_of
@@ -29,14 +29,27 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
         DataError: the target column is missing or not said, no column holds items, or the file cannot be read.
     """
     if isinstance(source, (str, Path)) and Path(source).is_file():
-        frame, told = _load(Path(source))
+        frame, told = load(Path(source))
         root, name = Path(source).absolute().parent, str(source)  # workers have another working folder
     elif type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
         frame, root, name, told = source, Path.cwd(), "the table", list[str]()
     else:
         return None
-    if frame is None:
-        return None
+    return None if frame is None else rows_of(frame, root, name, options, told)
+
+
+def rows_of(
+    frame: pd.DataFrame, root: PurePath, name: str, options: Mapping[str, Any], told: Sequence[str]
+) -> ItemDataset:
+    """Return a frame's rows; errors as for :func:`read`.
+
+    Args:
+        frame: the table.
+        root: that paths are relative to; items that are paths are of its type.
+        name: what the user knows the table by.
+        options: of the reader.
+        told: what to tell the user beside the columns.
+    """
     if not len(frame):
         raise DataError(f"{name} has no rows")
     frame = frame.rename(columns=str)
@@ -46,7 +59,9 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
     return _read(frame, root, name, options, told)
 
 
-def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any], told: Sequence[str]) -> ItemDataset:
+def _read(
+    frame: pd.DataFrame, root: PurePath, name: str, options: Mapping[str, Any], told: Sequence[str]
+) -> ItemDataset:
     """Return the frame's rows, or raise all that is wrong with its columns at once."""
     wrong: list[str] = []
     labelled = options.get("labelled", True)
@@ -60,8 +75,9 @@ def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any]
     if wrong or found is None:
         raise DataError(faults(f"{name} cannot be used (columns: {', '.join(frame.columns)})", wrong))
     values = [frame[c].tolist() for c in found.columns]
+    place = cast("Path", root)  # modalities put paths under it, whatever its type
     used = {*found.columns, *targets, groups if inside else None, *(["split"] if splits else [])}
-    items = [found.kind.cell(dict(zip(found.columns, row, strict=True)), root) for row in zip(*values, strict=True)]
+    items = [found.kind.cell(dict(zip(found.columns, row, strict=True)), place) for row in zip(*values, strict=True)]
     return ItemDataset(
         name,
         items,
@@ -69,7 +85,7 @@ def _read(frame: pd.DataFrame, root: Path, name: str, options: Mapping[str, Any]
         modality=found.kind.name,
         columns=found.columns,
         splits=splits,
-        root=root,
+        root=root if isinstance(root, Path) else None,
         notes=[_note(frame, found, targets, groups if inside else None, splits), *told],
         groups=held,
         others={c: frame[c].tolist() for c in frame.columns if c not in used},
@@ -105,7 +121,7 @@ def _note(frame: pd.DataFrame, found: Found, targets: Sequence[str], groups: str
     return note + (f"; not used: {', '.join(rest)}" if rest else "")
 
 
-def _load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
+def load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
     """Return the table in a file, None where its name is that of none, and what to tell of its encoding."""
     import pandas as pd
 
