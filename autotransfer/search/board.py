@@ -62,6 +62,11 @@ class Trial:
         return self.record.checkpoint or self.start
 
     @property
+    def passed(self) -> tuple[int, ...]:
+        """Epochs at which it was compared so far."""
+        return tuple(u for u in self.rungs[: self.done] if u is not None)
+
+    @property
     def alone(self) -> bool:
         """It serves one target of several, for comparison."""
         return self.id.startswith("s")

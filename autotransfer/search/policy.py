@@ -323,7 +323,7 @@ class Search:
             recipe=trial.candidate.recipe,
             rung=trial.done,
             begins=trial.begins,
-            passed=tuple(u for u in trial.rungs[: trial.done] if u is not None),
+            passed=trial.passed,
             until=trial.rungs[trial.done],
             final=trial.done == len(trial.rungs) - 1,
             survey=record.features if record is not None else "",
@@ -341,8 +341,6 @@ class Search:
             for t in self.board.trials
             if t.counted and t.objective is not None and t.backbone in own
         }
-
-    # Budget.
 
     def _room(self) -> bool:
         """Return whether another trial may begin."""
