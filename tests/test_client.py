@@ -61,6 +61,11 @@ class Head:
     def flags(self, out: str, trials: int) -> list[str]:
         return [*kit.fit_flags(self.pictures, self.toynet, self.mine / out, trials), "--address", self.address]
 
+    def left(self) -> list[Path]:
+        """Return the folders of hosts, and what an engine leaves beside its run while it searches."""
+        temporary = Path(self.folder, "tmp")
+        return [p for p in temporary.glob("autotransfer-*") if p.name.split("-")[1] in ("client", "tune")]
+
     def hosts(self) -> list[int]:
         """Return the processes of this head that run an engine for a client."""
         found = []
@@ -71,11 +76,6 @@ class Head:
                 if own and title.startswith(b"ray::Host"):
                     found.append(int(place.name))
         return found
-
-
-def left() -> set[Path]:
-    """Return the folders of hosts."""
-    return set(Path(tempfile.gettempdir()).glob("autotransfer-client-*"))
 
 
 def until(true: Callable[[], bool]) -> bool:
@@ -101,7 +101,9 @@ def head(tmp_path_factory: pytest.TempPathFactory, stripes: Any, toynet: str) ->
     flags = ["--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false"]
     flags += [f"--temp-dir={folder}/ray", "--num-cpus=1", "--object-store-memory=100000000"]
     try:
-        with made.node(*flags, env=kit.environment(AUTOTRANSFER_TEST=folder), shell=kit.hidden(mine)):
+        Path(folder, "tmp").mkdir()
+        own = kit.environment(AUTOTRANSFER_TEST=folder, TMPDIR=f"{folder}/tmp")
+        with made.node(*flags, env=own, shell=kit.hidden(mine)):
             yield Head(f"ray://127.0.0.1:{client}", folder, mine)
     finally:
         kit._end_all_of(folder)
@@ -134,10 +136,9 @@ def _until_a_trial_is_told(process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @needs_namespaces
 def test_a_fit_through_the_client_is_the_same_as_a_local_one(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = left()
     code, far, said = kit.cli(*head.flags("far", 3), seconds=WAIT)
     assert code == 0, said
-    assert left() == before
+    assert head.left() == []
     assert "150 files (0.1 MB) to be sent" in said
     monkeypatch.setenv("AUTOTRANSFER_PLUGINS", "core=autotransfer_strategies")
     own: dict[str, Any] = {"data": head.pictures, "plugins": [head.toynet], "backbones": "toynet/small"}
@@ -184,15 +185,13 @@ def test_it_is_watched_interrupted_and_goes_on(head: Head) -> None:
 @pytest.mark.slow
 @needs_namespaces
 def test_nothing_is_left_of_a_client_that_was_killed(head: Head) -> None:
-    before, tune = left(), set(Path(tempfile.gettempdir()).glob("autotransfer-tune-*"))
     with fit(head, "killed", 40) as process:
         _until_a_trial_is_told(process)
         assert head.hosts()
-        assert len(left() - before) == 1
+        assert len(head.left()) == 1
         process.kill()
     assert until(lambda: not head.hosts())
-    assert left() == before
-    assert set(Path(tempfile.gettempdir()).glob("autotransfer-tune-*")) <= tune
+    assert head.left() == []
     assert kit.trials_of(head.mine / "killed")
 
 
