@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -13,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,13 +22,11 @@ from PIL import Image
 
 from autotransfer import engine
 from autotransfer.config import Settings
-from autotransfer.errors import StorageError, TrialFailedError
+from autotransfer.errors import StorageError
 from autotransfer.model import TransferModel
 from autotransfer.runs import RunFolder
-from autotransfer.schema import Recipe, TrialRecord
 from autotransfer.search import storage
-from autotransfer.search.jobs import Context, Job, Record, RungJob
-from autotransfer.search.ledger import Ledger, read_ledger
+from autotransfer.search.ledger import read_ledger
 from autotransfer.search.scratch import scratch
 
 ROOT = Path(__file__).parents[1]
@@ -101,87 +97,6 @@ def test_a_job_that_kills_its_workers_fails_after_three(stripes: Any, deadly: Pa
     assert all("its worker process died 3 times" in r.reason for r in lost)
     assert (tmp_path / "victims").read_text().count("\n") == 3 * len(lost)
     assert model.recipe.backbone == "deadly/net"
-
-
-RECIPE = Recipe(backbone="a/b", strategy="c/d")
-
-
-def _record(id: str, objective: float = 0.5) -> TrialRecord:
-    return TrialRecord(id=id, recipe=RECIPE, status="done", objective=objective)
-
-
-class _Handed:
-    """A Searcher of two jobs, as Tune drives it."""
-
-    def __init__(self, work: Path) -> None:
-        from autotransfer.search.ray_tune import PolicySearcher
-
-        self.jobs = [RungJob(id=f"t{n}", recipe=RECIPE) for n in (1, 2)]
-        self.got: list[list[Record]] = []
-        self.told: list[str] = []
-        context = Context(prepared=cast("Any", None), manifest=[], specs={}, weights={}, work=str(work))
-        self.context = context
-        self.ledger = Ledger(work / "trials.jsonl", work)
-        self.searcher = PolicySearcher(self._policy(), context, self.ledger, self._tell)
-
-    def _policy(self) -> Any:
-        batch: list[Job] = [*self.jobs]
-        self.got.append((yield batch))
-
-    def _tell(self, event: str, **facts: Any) -> None:
-        self.told.append(facts.get("text", event))
-
-    def ask(self, trial_id: str) -> str:
-        """Return the id of the job that a Tune trial is given."""
-        return str(json.loads(self.searcher.suggest(trial_id)["job"])["body"]["id"])
-
-    def answer(self, trial_id: str, record: TrialRecord) -> None:
-        from autotransfer.codec import to_json
-
-        self.searcher.on_trial_complete(trial_id, {"record": json.dumps(to_json(record))})
-
-    def die(self, trial_id: str, job: Job, note: str | None) -> None:
-        from autotransfer.search.ray_tune import note_of
-
-        if note is not None:
-            note_of(self.context, job).write_text(note)
-        self.searcher.on_trial_complete(trial_id, error=True)
-
-
-def test_a_result_that_comes_late_or_twice_counts_once(tmp_path: Path) -> None:
-    one = _Handed(tmp_path)
-    assert [one.ask(i) for i in ("a", "b")] == ["t1", "t2"]
-    one.die("a", one.jobs[0], "")
-    assert one.ask("c") == "t1"
-    one.answer("a", _record("t1", 0.9))  # the worker that was taken for dead: nobody waits for it any more
-    one.answer("c", _record("t1", 0.5))
-    one.answer("c", _record("t1", 0.7))
-    assert one.got == []
-    one.answer("b", _record("t2"))
-    assert one.got == [[_record("t1", 0.5), _record("t2")]]
-    one.answer("b", _record("t2", 0.8))
-    assert read_ledger(tmp_path / "trials.jsonl") == [_record("t1", 0.5), _record("t2")]
-
-
-@pytest.mark.parametrize(("note", "tries", "said"), [("", 3, "died 3 times"), (None, 8, "no worker began it in 8")])
-def test_a_job_is_given_away_a_limited_number_of_times(tmp_path: Path, note: str | None, tries: int, said: str) -> None:
-    one = _Handed(tmp_path)
-    for number in range(tries):
-        assert one.ask(f"trial {number}") == "t1"
-        one.die(f"trial {number}", one.jobs[0], note)
-    failed = one.ledger.records[one.jobs[0].key]
-    assert failed.status == "failed"
-    assert said in failed.reason
-    assert one.ask("next") == "t2"
-
-
-def test_a_job_that_hung_is_not_given_to_another_worker(tmp_path: Path) -> None:
-    one = _Handed(tmp_path)
-    one.ask("a")
-    one.die("a", one.jobs[0], 'Timeout (0:00:08)!\nThread 0x1:\n  File "mine.py", line 3 in forward\n')
-    assert (
-        one.ledger.records[one.jobs[0].key].reason
-    ) == 'it hung: nothing came for 300 s, so its worker was killed (File "mine.py", line 3 in forward)'
 
 
 # Drivers.
@@ -313,70 +228,6 @@ def test_temporary_folders_of_dead_processes_go_and_those_of_live_ones_stay(
 
 
 # Storage.
-
-
-def test_a_folder_that_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "EVERY", 0.02)
-    folder, away, tries = tmp_path / "run", tmp_path / "away", list[int]()
-    folder.mkdir()
-    folder.rename(away)
-    back = threading.Timer(0.3, lambda: away.rename(folder))
-    back.start()
-
-    def write() -> str:
-        tries.append(1)
-        (folder / "file").write_text("whole")
-        return "done"
-
-    assert storage.patient(folder, write) == "done"
-    back.join()
-    assert len(tries) == 2
-    assert (folder / "file").read_text() == "whole"
-
-
-def test_a_folder_that_stays_away_or_full_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "EVERY", 0.02)
-    monkeypatch.setattr(storage, "PATIENCE", 0.1)
-    with pytest.raises(StorageError, match=r"gone cannot be used: No such file or directory; see that it is there"):
-        storage.patient(tmp_path / "gone", lambda: (tmp_path / "gone" / "file").write_text("x"))
-    assert not (tmp_path / "gone").exists()  # nothing took its place
-
-    def full() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(StorageError, match="No space left on device"):
-        storage.patient(tmp_path, full)
-
-
-def test_faults_of_others_are_not_waited_for(tmp_path: Path) -> None:
-    for error in (TrialFailedError("diverged"), FileNotFoundError("/elsewhere/cat.jpg"), ValueError("no")):
-        tries = list[int]()
-
-        def fail(error: Exception = error, tries: list[int] = tries) -> None:
-            tries.append(1)
-            raise error
-
-        with pytest.raises(type(error)):
-            storage.patient(tmp_path, fail)
-        assert len(tries) == 1
-
-
-def test_a_full_disk_leaves_the_ledger_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "EVERY", 0.02)
-    monkeypatch.setattr(storage, "PATIENCE", 0.1)
-    ledger = Ledger(tmp_path / "trials.jsonl", tmp_path)
-    ledger.add(RungJob(id="t1", recipe=RECIPE), _record("t1"))
-
-    def full(number: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(StorageError, match="No space left"):
-            ledger.add(RungJob(id="t2", recipe=RECIPE), _record("t2"))
-    assert (tmp_path / "trials.jsonl").read_text().count("\n") == 1
-    Ledger(tmp_path / "trials.jsonl", tmp_path).add(RungJob(id="t3", recipe=RECIPE), _record("t3"))
-    assert [r.id for r in read_ledger(tmp_path / "trials.jsonl") if isinstance(r, TrialRecord)] == ["t1", "t3"]
 
 
 def test_a_search_whose_folder_goes_ends_with_one_error_and_goes_on_later(
