@@ -160,7 +160,7 @@ def test_a_fit_through_the_client_is_the_same_as_a_local_one(head: Head, monkeyp
 @needs_namespaces
 def test_it_is_watched_interrupted_and_goes_on(head: Head) -> None:
     out = head.mine / "watched"
-    with fit(head, "watched", 40) as process:
+    with fit(head, "watched", 400) as process:
         _until_a_trial_is_told(process)
         code, body, said = kit.cli("leaderboard", str(out))
         assert code == 0, said
@@ -185,7 +185,7 @@ def test_it_is_watched_interrupted_and_goes_on(head: Head) -> None:
 @pytest.mark.slow
 @needs_namespaces
 def test_nothing_is_left_of_a_client_that_was_killed(head: Head) -> None:
-    with fit(head, "killed", 40) as process:
+    with fit(head, "killed", 400) as process:
         _until_a_trial_is_told(process)
         assert head.hosts()
         assert len(head.left()) == 1

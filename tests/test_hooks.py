@@ -92,7 +92,7 @@ def test_hook_read_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("mine://pets", registry, target="y") is made
     with pytest.raises(DataError, match="the vault is locked"):
         read("mine://locked", registry, target="y")
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="no file system is known for mine://"):
         read("mine://other", registry, target="y")
 
 

@@ -134,7 +134,7 @@ def moments(pooled: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and 1 / spread of pooled features [N, width], ``float64``; constant ones have the median."""
     values = pooled.double()
     spread = values.std(0, correction=0)
-    varies = spread > 1e-6 * values.abs().amax(0)
+    varies = spread > 1e-6 * values.abs().amax(0).clamp_min(1.0)
     usual = spread[varies].median() if bool(varies.any()) else torch.ones_like(spread[:1])
     return values.mean(0), 1.0 / torch.where(varies, even_spread(spread, varies), usual).clamp_min(1e-12)
 
