@@ -104,16 +104,33 @@ def head(tmp_path_factory: pytest.TempPathFactory, stripes: Any, toynet: str) ->
         Path(folder, "tmp").mkdir()
         own = kit.environment(AUTOTRANSFER_TEST=folder, TMPDIR=f"{folder}/tmp")
         with made.node(*flags, env=own, shell=kit.hidden(mine)):
+            _until_it_serves(f"ray://127.0.0.1:{client}")
             yield Head(f"ray://127.0.0.1:{client}", folder, mine)
     finally:
         kit._end_all_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _until_it_serves(address: str) -> None:
+    """Connect once: the head's first process for a client may take longer than a fit waits, where all is busy."""
+    command = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1]); ray.shutdown()", address]
+    said = ""
+    for _ in range(3):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                command, env=kit.environment(), capture_output=True, text=True, timeout=WAIT, check=False
+            )
+            if done.returncode == 0:
+                return
+            said = done.stderr
+    raise AssertionError(said or "the head serves no client")
+
+
 @contextlib.contextmanager
 def fit(head: Head, out: str, trials: int) -> Iterator[subprocess.Popen[str]]:
     """Have a fit run in a process of its own; its progress is read from its error stream."""
-    command = [sys.executable, "-m", "autotransfer", *head.flags(out, trials), "--json"]
+    plain = ["env", "--default-signal=INT"]  # whoever runs the tests in the background has Ctrl-C ignored
+    command = [*plain, sys.executable, "-m", "autotransfer", *head.flags(out, trials), "--json"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=kit.environment(), **pipes) as process:
         try:
