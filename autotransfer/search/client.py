@@ -144,7 +144,7 @@ class Listener:
         self.ledger = ledger
         self.stopped = False
         self._news: queue.Queue[News | SearchError] = queue.Queue()
-        self._stop = False
+        self._asked = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def stop(self) -> None:
@@ -155,7 +155,8 @@ class Listener:
         """
         if self.stopped:
             raise KeyboardInterrupt
-        self.stopped = self._stop = True
+        self.stopped = True
+        self._asked.set()
 
     def news(self) -> Iterator[News]:
         """Yield what is new until the run has ended.
@@ -177,7 +178,9 @@ class Listener:
     def _listen(self) -> None:
         try:
             while True:
-                stop, self._stop = self._stop, False
+                stop = self._asked.is_set()
+                if stop:
+                    self._asked.clear()
                 found: News = self.far.call("listen", self.ledger, stop)
                 self.ledger += len(found.ledger)
                 self._news.put(found)
