@@ -25,6 +25,9 @@ ANSWERS = 22.0
 """Seconds in which Ray must have let a process join."""
 GRACE = "RAY_CLIENT_RECONNECT_GRACE_PERIOD"
 """Names the seconds after which Ray takes a client that is silent to be gone; a connection reads it when it begins."""
+CONNECTS = 3
+"""Times that a head is asked for a process, before anything is sent to it: about one in twelve dies as the head forks
+it, unless the head was started with GRPC_ENABLE_FORK_SUPPORT=0 (ray-project/ray issue 63202)."""
 SERVED = 60.0
 """Seconds more that a head whose Ray Client server has answered has to start a process for this one."""
 HEAD = "node:__internal_head__"
@@ -47,6 +50,17 @@ def _longer() -> Iterator[None]:
             os.environ.pop(GRACE, None)
 
 
+def _init(address: str) -> None:
+    for left in range(CONNECTS - 1, -1, -1):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionAbortedError:
+            if not left:
+                raise
+        else:
+            return
+
+
 def connect(address: str) -> None:
     """Connect by Ray Client in a thread, which cannot be ended: a connection that comes too late is given up again.
 
@@ -67,7 +81,7 @@ def connect(address: str) -> None:
     def try_it() -> None:
         try:
             with _longer():
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                _init(address)
         except Exception as error:
             raised.append(error)
         with both:
