@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from autotransfer.data.modalities import Look, Modality, modality
 from autotransfer.errors import DataError
 from autotransfer.profiles import DataIssue
 from autotransfer.protocols import Dataset
+
+AT_ONCE = 4096
+"""Rows that the threads are given at once: each takes a kilobyte until it was read."""
 
 
 @dataclass
@@ -51,7 +56,8 @@ def check(dataset: Dataset, labels: Sequence[Any], threads: int = 2) -> Checked:
     tally = kind.tally()
     broken: list[tuple[int, str]] = list(known.items())
     with ThreadPoolExecutor(threads if _files(dataset) else 1) as pool:
-        for i, found in zip(labelled, pool.map(lambda i: _look(dataset, kind, i), labelled), strict=True):
+        looks = (pool.map(partial(_look, dataset, kind), rows) for rows in _slices(labelled))
+        for i, found in zip(labelled, chain.from_iterable(looks), strict=True):
             if isinstance(found, str):
                 broken.append((i, found))
                 continue
@@ -63,6 +69,10 @@ def check(dataset: Dataset, labels: Sequence[Any], threads: int = 2) -> Checked:
         raise DataError(_nothing(dataset, missing, broken))
     issues += tally.issues(dataset.row_name)
     return Checked(list(hashes), hashes, tally.facts(), _spread(tally.numbers(), list(hashes), len(dataset)), issues)
+
+
+def _slices(rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE))
 
 
 def _spread(numbers: np.ndarray[Any, Any], rows: list[int], count: int) -> np.ndarray[Any, Any]:
