@@ -320,7 +320,7 @@ def _told(search: Search, ready: Ready, plan: Plan, began: float, cpu: float, lo
         workers=search.workers,
         executor=executor_of(ready.settings),
         seed=ready.settings.seed,
-        notes=tuple(search.notes),
+        notes=(*search.notes, *filter(None, [search.board.chosen()])),
         criterion=search.board.criterion.text,
         versions={n: _version(n) for n in names} | {"python": platform.python_version()},
     )

@@ -264,6 +264,9 @@ class TrialRecord:
     """``scores[task][metric]`` on the validation rows."""
     objective: float | None = None
     """One number, higher is better."""
+    calibrated_loss: float | None = None
+    """Mean negative log-likelihood of the validation rows, in nats, at the temperature of its logits that suits them
+    best; None for numbers and for several targets."""
     epoch_seconds: float = 0.0
     """Of a pass over the training rows that trains a part of the backbone, evaluation left out; 0: there was none."""
     seconds: float = 0.0

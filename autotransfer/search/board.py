@@ -51,10 +51,20 @@ class Trial:
 
     @property
     def standing(self) -> tuple[float, bool, float]:
-        """What trials are compared by: the objective; a finalist must win by it; else the log loss decides a tie."""
-        losses = [s["log_loss"] for s in self.record.scores.values() if "log_loss" in s]
+        """What trials are compared by: the objective; a finalist must win by it; else the loss decides a tie."""
         objective = float("-inf") if self.objective is None else self.objective
-        return objective, not self.id.startswith("f"), -sum(losses)
+        return objective, not self.id.startswith("f"), -(self.loss or 0.0)
+
+    @property
+    def loss(self) -> float | None:
+        """Loss of its answers on the validation rows, once they are as sure as they should be; None for numbers."""
+        return self.record.calibrated_loss
+
+    @property
+    def telling(self) -> bool:
+        """Whether its loss tells how good it is: it is whole, and meant for classes as frequent as they are."""
+        plain = self.candidate.recipe.training.balance == "none" and not self.record.shift
+        return self.record.status == "done" and plain and self.loss is not None
 
     @property
     def begins(self) -> str:
@@ -140,16 +150,34 @@ class Board:
         self.registry.trial_finished(spent)
 
     def leading(self) -> Trial | None:
-        """Return the best trial so far: highest objective, then least log loss, then the earlier one.
+        """Return the best trial so far: highest objective, then least loss, then the earlier one.
 
-        Where answers on unlabeled rows decide, they come first, among the trials that are about as good.
+        Of those that are about as good as that one, as far as so few rows can tell, it is the one with the least
+        calibrated loss: it says more of each row than whether its answer is right. Where answers on unlabeled rows
+        decide, they come first.
         """
         scored = [t for t in self.trials if t.objective is not None and not t.alone]
         eligible = self.criterion.eligible([t.record for t in scored])
-        return max(
-            (t for t in scored if t.id in eligible),
-            key=lambda t: (self._informed(t), *t.standing, -self.trials.index(t)),
-            default=None,
+        alike = [t for t in scored if t.id in eligible]
+        best = max(alike, key=lambda t: (self._informed(t), *self._place(t)), default=None)
+        if best is None or self.criterion.informed or not self.criterion.rows or not best.telling:
+            return best
+        return min((t for t in alike if t.telling), key=lambda t: (t.loss, *(-p for p in self._place(t))))
+
+    def _place(self, trial: Trial) -> tuple[float, bool, float, int]:
+        return *trial.standing, -self.trials.index(trial)
+
+    def chosen(self) -> str:
+        """Return why another trial than that with the highest score leads; empty: it does not."""
+        leading = self.leading()
+        best = max((t for t in self.trials if t.objective is not None and not t.alone), key=self._place, default=None)
+        if leading is None or best is None or leading is best or self.criterion.informed:
+            return ""
+        score, most = leading.objective or 0.0, best.objective or 0.0
+        return (
+            f"{leading.id} won, and not {best.id}: of {self.criterion.rows} validation rows {score:.4f} is within one "
+            f"standard error ({self.criterion.slack(most):.4f}) of {most:.4f}, and its loss is less, "
+            f"{leading.loss:.4f} against {best.loss:.4f}"
         )
 
     def _informed(self, trial: Trial) -> float:
@@ -182,10 +210,21 @@ class Board:
             trial.record = _ended(trial.record)
         if self.criterion.informed:  # a trial may yet win without being any better: by what the others are worth
             return
+        hopeful = self._hopeful()
         for trial in self.trials:
-            if not trial.id.startswith("b") and not trial.paused and trial is not leading:
+            if not (trial.id.startswith("b") or trial.paused or trial is leading or trial.id in hopeful):
                 for name in filter(None, (trial.record.checkpoint, trial.before)):
                     shutil.rmtree(self.context.path(name), ignore_errors=True)
+
+    def _hopeful(self) -> set[str]:
+        """Return the ids of trials that may lead once a better one is found: no other is both better and surer."""
+        eligible = self.criterion.eligible([t.record for t in self.trials if not t.alone])
+        found, least = set[str](), float("inf")
+        for trial in sorted((t for t in self.trials if t.id in eligible and t.telling), key=self._place, reverse=True):
+            if trial.loss is not None and trial.loss < least:
+                found.add(trial.id)
+                least = trial.loss
+        return found
 
     def keep_before(self, trial: Trial) -> None:
         """Keep a trial's checkpoint as it is before its last rung, so that another training may go on from there."""

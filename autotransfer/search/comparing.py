@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autotransfer.gap import POOLED_ROWS
-from autotransfer.search.criterion import JUDGED_ROWS, choose
+from autotransfer.search.criterion import JUDGED_ROWS, choose, plain
 from autotransfer.search.jobs import Generation
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def compare(search: Search, order: Sequence[str]) -> Generation:
         order: their ids, best first.
     """
     rows = search.profile.unlabeled
+    search.board.criterion = plain(search.profile)
     if rows is None or not order:
         return
     cost = search.costs.row(order[0]) * min(rows.rows, POOLED_ROWS) + search.costs.remaining(order[0])

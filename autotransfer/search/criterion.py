@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 VALIDATION, WEIGHTED, INFORMATION = "validation", "weighted", "information"
 ONE_CLASS = ("binary", "multiclass")
 """Tasks in which each row has one class: answers on unlabeled rows have a mutual information with the rows."""
+CLASSES = (*ONE_CLASS, "multilabel")
+"""Tasks whose answers have a log loss."""
 JUDGED_ROWS = 1000
 """Rows without labels that are answered, at most, to compare recipes by."""
 LEAST_SLACK = 0.02
@@ -39,7 +41,7 @@ class Criterion:
     text: str = ""
     """What a user should know of it; empty where it is plainly the validation rows."""
     rows: int = 0
-    """Validation rows."""
+    """Validation rows; 0: every difference in their score counts."""
 
     @property
     def informed(self) -> bool:
@@ -47,12 +49,26 @@ class Criterion:
         return self.kind == INFORMATION
 
     def eligible(self, records: list[TrialRecord]) -> set[str]:
-        """Return the ids of the scored trials that may win: all, or those about as good as the best."""
+        """Return the ids of the scored trials that may win: those about as good as the best."""
         scored = {r.id: r.objective for r in records if r.objective is not None}
-        if not self.informed or not scored:
-            return set(scored)
-        best = max(scored.values())
-        return {id for id, objective in scored.items() if objective >= best - slack(best, self.rows)}
+        best = max(scored.values(), default=0.0)
+        return {id for id, objective in scored.items() if objective >= best - self.slack(best)}
+
+    def slack(self, best: float) -> float:
+        """Return by how much a score in [0, 1] may fall short of the best one and still pass for as good.
+
+        One standard error of the best one's proportion over the validation rows (Breiman et al. 1984, the rule of one
+        standard error), two where these are not the rows that count; 0 for scores on another scale.
+        """
+        if not 0.0 <= best <= 1.0 or self.rows < 1:
+            return 0.0
+        error = math.sqrt(best * (1.0 - best) / self.rows)
+        return max(LEAST_SLACK, 2.0 * error) if self.informed else error
+
+
+def plain(profile: Profile) -> Criterion:
+    """Return the criterion of labelled rows alone: the score of a few of them counts no further than they can tell."""
+    return Criterion(rows=profile.validation if profile.task in CLASSES else 0)
 
 
 def choose(profile: Profile, gap: Gap | None, why: str = "") -> Criterion:
@@ -65,17 +81,20 @@ def choose(profile: Profile, gap: Gap | None, why: str = "") -> Criterion:
     """
     unlabeled = profile.unlabeled
     if unlabeled is None:
-        return Criterion()
+        return plain(profile)
+    own, rows = "recipes were compared by the validation rows", plain(profile).rows
     if gap is None:
-        return Criterion(text=f"recipes were compared by the validation rows: {why or 'the gap was not measured'}")
-    own = "recipes were compared by the validation rows"
+        return Criterion(
+            rows=rows, text=f"recipes were compared by the validation rows: {why or 'the gap was not measured'}"
+        )
     if not gap.differs:
-        return Criterion(text=f"{own}, which look like the unlabeled ones as far as the tests can tell")
+        return Criterion(rows=rows, text=f"{own}, which look like the unlabeled ones as far as the tests can tell")
     if gap.covered:
         share = f"{100 * min(1.0, gap.alike):.0f} %"
         return Criterion(
+            rows=rows,
             text=f"{own}: about {share} of them look like the unlabeled rows, so that they can tell how good a recipe "
-            "is there"
+            "is there",
         )
     if gap.weighable:
         return Criterion(kind=WEIGHTED, judge=gap.backbone, text=f"{_weighted(gap)} {_held(unlabeled)}")
@@ -127,16 +146,6 @@ def lines_of(gap: Gap | None) -> list[str]:
             "where the rows of a class look different there)"
         )
     return found
-
-
-def slack(best: float, rows: int) -> float:
-    """Return by how much a score in [0, 1] may fall short of the best one and still pass for as good.
-
-    Two standard errors of the best one's proportion over the rows; 0 for scores on another scale.
-    """
-    if not 0.0 <= best <= 1.0 or rows < 1:
-        return 0.0
-    return max(LEAST_SLACK, 2.0 * math.sqrt(best * (1.0 - best) / rows))
 
 
 def information(chances: Tensor) -> float:

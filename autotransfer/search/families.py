@@ -11,6 +11,7 @@ from autotransfer.schema import Phase, Recipe, TrialRecord
 from autotransfer.search.balancing import shifted
 from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.jobs import RungJob
+from autotransfer.search.judging import with_loss
 from autotransfer.strategy import HeadState
 from autotransfer.tasks.judged import deciding, scores_of
 from autotransfer.train import checkpoint
@@ -68,7 +69,8 @@ def train_family(
     checkpoint.save_head(best.state, folder)
     outputs = features[1] @ best.state.weight.T + best.state.bias
     record = _record(job, recipes[at], best, phases[0].epochs, scores_of(task, outputs, targets[1]))
-    return shifted(replace(record, checkpoint=folder.name), task, outputs, targets[1], targets[0])
+    record = shifted(replace(record, checkpoint=folder.name), task, outputs, targets[1], targets[0])
+    return with_loss(record, task, outputs, targets[1])
 
 
 def _record(

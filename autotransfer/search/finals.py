@@ -5,7 +5,7 @@ each of them its stored activations. A rival is a trial whose recipe is the lead
 and ``augment_from``. It goes on from the leader's checkpoint before the last rung, which is what training it from its
 own start would give: up to that epoch the two recipes are one, random numbers and all
 (:func:`autotransfer.recipes.stream_key`). So it costs one rung, not a training, and its recipe still tells all. Both
-are compared on the same validation rows after as many passes over the training rows; on a tie the plain one stays.
+are compared as any two trials on the same validation rows, after as many passes over the training rows.
 """
 
 from __future__ import annotations
@@ -54,12 +54,11 @@ def rival(trial: Trial, kind: str) -> Candidate:
     return Candidate(recipe=replace(recipe, values=values), reason=reason)
 
 
-def verdict(plain: Trial, rivals: list[Trial]) -> str:
-    """Return in one sentence what came of the rivals."""
+def verdict(plain: Trial, rivals: list[Trial], leading: Trial | None) -> str:
+    """Return in one sentence what came of the rivals, by who leads now."""
     told = [f"{t.id} {'failed' if t.objective is None else f'{t.objective:.4f}'}" for t in rivals]
     assert plain.objective is not None
-    better = any(t.objective is not None and t.objective > plain.objective for t in rivals)
-    end = "it was kept" if better else "the plain one stays"
+    end = f"{leading.id} was kept" if leading in rivals and leading is not None else "the plain one stays"
     return (
         f"the last rung of {plain.id} was run again with augmented rows: {', '.join(told)} on the validation rows "
         f"against {plain.objective:.4f} without; {end}"

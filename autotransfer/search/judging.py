@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from autotransfer.protocols import Tasks
 from autotransfer.schema import TrialRecord
 from autotransfer.search.criterion import INFORMATION, NAME, SCORES, WEIGHTED, copies, information
 from autotransfer.search.gap import validation_odds
 from autotransfer.search.jobs import Context, RungJob
+from autotransfer.search.transferability.calibration import Link, fit_sharpness, link_of, negative_log_likelihood
 from autotransfer.search.transferability.domains import importance
 from autotransfer.train.evaluate import predict
 
@@ -38,6 +40,22 @@ def weighted(
         return record
     rows = copies(importance(validation_odds(context, job.judge)))
     return replace(record, objective=task.objective(task.scores(outputs[rows], targets[rows])))
+
+
+def with_loss(record: TrialRecord, task: Task, outputs: Tensor, targets: Tensor) -> TrialRecord:
+    """Return a record with the loss of its answers once they are as sure as they should be.
+
+    One temperature is fitted to the rows (Guo et al. 2017): how sure a training made its network, which can be put
+    right afterwards and is, does not count; arguments as for :func:`weighted`.
+    """
+    if isinstance(task, Tasks) or not len(targets):
+        return record
+    link = link_of(task, targets)
+    if link is Link.IDENTITY:
+        return record
+    logits, wanted = outputs.double()[None].cpu() + link.middle, task.survey_target(targets).cpu()
+    factor = fit_sharpness(logits, wanted, link, torch.ones(1, dtype=torch.float64))
+    return replace(record, calibrated_loss=float(negative_log_likelihood(logits, factor, wanted, link).mean()))
 
 
 def informed(

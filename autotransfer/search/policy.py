@@ -266,7 +266,7 @@ class Search:
             if why and AUGMENT not in self.space.given:
                 break  # what is less likely to help costs no less
         yield from self.visit(chosen)
-        self.notes += [verdict(plain, chosen)] if chosen else []
+        self.notes += [verdict(plain, chosen, self.board.leading())] if chosen else []
 
     def _not_worth(self, plain: Trial, cost: float, planned: float, before: int) -> str:
         """Return why the leader's last rung is not run again at this cost, after other rivals; empty: it is."""

@@ -29,7 +29,7 @@ from autotransfer.search.families import train_family
 from autotransfer.search.fitted import fitted_state
 from autotransfer.search.gap import measure, pool_unlabeled, unlabeled_features
 from autotransfer.search.jobs import Context, GapJob, Job, Record, RungJob, SurveyJob
-from autotransfer.search.judging import informed, weighted
+from autotransfer.search.judging import informed, weighted, with_loss
 from autotransfer.search.phases import recipe_phases, trains, values_of
 from autotransfer.search.recall import find_survey, keep_survey
 from autotransfer.search.survey import (
@@ -248,7 +248,7 @@ class Worker:
         held, train = trainer.job.validation, trainer.job.train.targets
         if held is None:
             return record
-        record = shifted(record, self.task, outputs, held.targets, train)
+        record = with_loss(shifted(record, self.task, outputs, held.targets, train), self.task, outputs, held.targets)
         return weighted(self.context, job, record, self.task, outputs, held.targets)
 
     def _begun(self, job: RungJob) -> Trainer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +11,7 @@ import pytest
 
 from autotransfer.schema import Candidate, Recipe, TrialRecord
 from autotransfer.search.board import Board
+from autotransfer.search.criterion import Criterion
 from autotransfer.search.jobs import Context
 
 RECIPE = Recipe(backbone="m/a", strategy="core/probe")
@@ -19,14 +22,18 @@ class _Silent:
         pass
 
 
-def _board(tmp_path: Path, *told: tuple[str, float, float | None]) -> Board:
-    """Return a board of trials with these letters, objectives and log losses."""
+def _board(
+    tmp_path: Path, *told: tuple[str, float, float | None], rows: int = 0, statuses: Sequence[str] = ()
+) -> Board:
+    """Return a board of trials with these letters, objectives and losses, on so many validation rows."""
     context = Context(prepared=cast("Any", None), manifest=[], specs={}, weights={}, work=str(tmp_path))
-    board = Board(context, cast("Any", _Silent()))
-    for letter, objective, loss in told:
+    board = Board(context, cast("Any", _Silent()), criterion=Criterion(rows=rows))
+    for i, (letter, objective, loss) in enumerate(told):
         trial = board.begin(Candidate(recipe=RECIPE, reason=""), (), (None,), moves=False, letter=letter)
-        scores = {"target": {} if loss is None else {"log_loss": loss}}
-        board.take(trial, TrialRecord(id=trial.id, recipe=RECIPE, status="done", objective=objective, scores=scores))
+        status, folder = statuses[i] if statuses else "done", f"c{i}"
+        (tmp_path / folder).mkdir(exist_ok=True)
+        record = TrialRecord(id=trial.id, recipe=RECIPE, status=status, objective=objective, calibrated_loss=loss)
+        board.take(trial, replace(record, checkpoint=folder))
     return board
 
 
@@ -34,9 +41,9 @@ def _board(tmp_path: Path, *told: tuple[str, float, float | None]) -> Board:
     ("told", "leads"),
     [
         ([("t", 0.8, 0.1), ("t", 0.9, 0.9)], "t002"),  # the objective decides
-        ([("t", 0.9, 0.5), ("t", 0.9, 0.3)], "t002"),  # a tie: the log loss
+        ([("t", 0.9, 0.5), ("t", 0.9, 0.3)], "t002"),  # a tie: the loss
         ([("t", 0.9, 0.3), ("t", 0.9, 0.3)], "t001"),  # still one: the earlier
-        ([("t", -2.0, None), ("t", -2.0, None)], "t001"),  # numbers have no log loss
+        ([("t", -2.0, None), ("t", -2.0, None)], "t001"),  # numbers have no loss
         ([("t", 0.9, 0.5), ("f", 0.9, 0.1)], "t001"),  # a finalist must win by the objective
         ([("t", 0.9, 0.5), ("f", 0.91, 0.9)], "f002"),
         ([("b", 0.9, 0.2), ("t", 0.9, 0.4)], "b001"),
@@ -46,3 +53,56 @@ def test_who_leads(tmp_path: Path, told: list[tuple[str, float, float | None]], 
     leader = _board(tmp_path, *told).leader()
     assert leader is not None
     assert leader.id == leads
+
+
+SURE, BETTER, BEST, FAR = ("t", 0.86, 0.3), ("t", 0.88, 0.4), ("t", 0.89, 0.9), ("t", 0.80, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told", "statuses", "leads"),
+    [
+        (0, [SURE, BEST], (), "t002"),
+        (60, [SURE, BEST], (), "t001"),  # one standard error of .89 on 60 rows is .040
+        (60, [FAR, BEST], (), "t002"),
+        (400, [SURE, BEST], (), "t002"),  # on 400 it is .016
+        (60, [SURE, BEST], ("stopped", "done"), "t002"),  # it was given up
+        (60, [SURE, BEST], ("done", "promoted"), "t002"),  # the best goes on before anything is chosen
+        (60, [SURE, ("t", 0.89, None)], (), "t002"),
+        (60, [BETTER, SURE, BEST], (), "t002"),
+        (60, [SURE, BETTER, ("t", 0.89, 0.3)], (), "t003"),  # equally sure, and better
+        (60, [BEST, ("f", 0.88, 0.4)], (), "f002"),
+        (60, [("b", 0.88, 0.4), BEST], (), "b001"),
+    ],
+)
+def test_few_rows_tell_no_more_than_they_can(
+    tmp_path: Path, rows: int, told: list[Any], statuses: Sequence[str], leads: str
+) -> None:
+    board = _board(tmp_path, *told, rows=rows, statuses=statuses)
+    leading = board.leading()
+    assert leading is not None
+    assert leading.id == leads
+    best = max(board.trials, key=lambda t: t.standing)
+    assert bool(board.chosen()) == (leading is not best)
+    assert board.chosen().startswith(f"{leads} won, and not {best.id}") or leading is best
+
+
+def test_balanced_and_shifted_trials_are_compared_by_their_score(tmp_path: Path) -> None:
+    board = _board(tmp_path, SURE, BEST, rows=60)
+    first, best = board.trials
+    first.record = replace(first.record, shift=(0.1, -0.1))
+    assert board.leading() is best
+    first.record = replace(first.record, shift=())
+    assert board.leading() is first
+    balanced = replace(RECIPE, training=replace(RECIPE.training, balance="logits"))
+    best.candidate = replace(best.candidate, recipe=balanced)
+    assert board.leading() is best
+
+
+def test_checkpoints_of_what_may_yet_lead_are_kept(tmp_path: Path) -> None:
+    worse = ("t", 0.87, 0.5)
+    board = _board(tmp_path, SURE, BETTER, worse, BEST, FAR, rows=60)
+    board.tidy()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c0", "c1", "c3"]
+    board = _board(tmp_path, SURE, BETTER, worse, BEST, FAR)
+    board.tidy()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c3"]

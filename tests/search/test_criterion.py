@@ -12,7 +12,7 @@ from autotransfer.gap import Gap, Unlabeled
 from autotransfer.profiles import Profile
 from autotransfer.schema import Recipe, TrialRecord
 from autotransfer.search.board import Board
-from autotransfer.search.criterion import Criterion, choose, copies, information, lines_of, slack
+from autotransfer.search.criterion import Criterion, choose, copies, information, lines_of
 
 PROFILE = Profile(
     name="toy", modality="image", task="multiclass", metric="accuracy", rows=500, train=300, validation=100, test=100
@@ -52,7 +52,8 @@ def test_the_gap_decides(changes: dict[str, Any], task: str, kind: str, said: st
 
 
 def test_without_unlabeled_rows_nothing_is_said() -> None:
-    assert choose(PROFILE, None) == Criterion()
+    assert choose(PROFILE, None) == Criterion(rows=PROFILE.validation)
+    assert choose(replace(PROFILE, task="regression"), None) == Criterion()
     assert "the budget leaves no time" in choose(GIVEN, None, "the budget leaves no time for it").text
     assert lines_of(None) == []
 
@@ -83,9 +84,17 @@ def test_copies_stand_for_weights() -> None:
 
 
 def test_about_as_good_is_two_standard_errors() -> None:
-    assert slack(0.8, 100) == pytest.approx(0.08)
-    assert slack(1.0, 100) == pytest.approx(0.02)
-    assert slack(-3.5, 100) == 0.0
+    informed = Criterion(kind="information", rows=100)
+    assert informed.slack(0.8) == pytest.approx(0.08)
+    assert informed.slack(1.0) == pytest.approx(0.02)
+    assert informed.slack(-3.5) == 0.0
+
+
+def test_about_as_good_is_one_standard_error_where_the_rows_are_those_that_count() -> None:
+    assert Criterion(rows=100).slack(0.8) == pytest.approx(0.04)
+    assert Criterion(rows=100).slack(1.0) == 0.0
+    assert Criterion(rows=100).slack(-3.5) == 0.0
+    assert Criterion().slack(0.8) == 0.0
 
 
 def record(id: str, objective: float | None, told: float | None) -> TrialRecord:
