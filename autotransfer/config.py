@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from autotransfer import yaml12
 from autotransfer.budget import Budget
 from autotransfer.codec import digest
 from autotransfer.errors import ConfigError, faults, suggestion
@@ -231,7 +232,7 @@ def to_yaml(settings: Settings, *, identity: str | None = None, finished: Mappin
         body[one.name] = _placed(one.name, _plain(value))
     marks = {"identity": identity, "finished": None if finished is None else dict(finished)}
     body |= {name: mark for name, mark in marks.items() if mark is not None}
-    return "".join(comments) + (yaml.safe_dump(body, sort_keys=False, allow_unicode=True) if body else "")
+    return "".join(comments) + (yaml12.dump(body) if body else "")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -241,7 +242,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: there is no such file, or it is no mapping in YAML.
     """
     try:
-        body = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        body = yaml12.load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the run file {str(path)!r} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from autotransfer import yaml12
 from autotransfer.codec import to_json
 from autotransfer.config import Settings, to_yaml
 from autotransfer.errors import ConfigError
@@ -101,7 +102,7 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            body = yaml.safe_load(file.read_text(encoding="utf-8"))
+            body = yaml12.load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ConfigError(f"{file} is damaged: {' '.join(str(error).split())}") from error
         return body if isinstance(body, dict) else {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotransfer import yaml12
 from autotransfer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _mapping(name: str, text: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml12.load(text)
     except yaml.YAMLError as error:
         flag = f"--{name.replace('_', '-')}"
         raise ConfigError(f"{flag} is neither YAML nor JSON: {' '.join(str(error).split())[:160]}") from error
