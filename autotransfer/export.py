@@ -89,12 +89,16 @@ def write(subject: Subject, path: Path, to: str = "onnx") -> Path:
         The path of the file; :func:`note_of` gives that of the JSON beside it.
 
     Raises:
-        ConfigError: the format or the suffix is unknown, or the packages of the extra ``export`` are not installed.
+        ConfigError: the format or the suffix is unknown, nothing can be written there, or the packages of the extra
+            ``export`` are not installed.
         ModelError: the model is no network of tensors, cannot be exported, or gives other answers once it is.
     """
     _check(subject.spec, path, to)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}; name another file by --out") from error
     try:
         told = _exported(subject, temporary / path.name)
         note = note_of(path)

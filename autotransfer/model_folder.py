@@ -139,13 +139,16 @@ def write(
         assets: files to copy, by name.
 
     Raises:
-        ModelError: something else than a model folder is at ``path``.
+        ModelError: something else than a model folder is at ``path``, or nothing can be written there.
     """
     _replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     temporary, old = path.with_name(f".{path.name}.{mark}"), path.with_name(f".{path.name}.{mark}.old")
-    temporary.mkdir()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise ModelError(f"no model can be written to {str(path)!r}: {error.strerror}; name another folder") from error
     try:
         whole = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         save_file(whole, temporary / WEIGHTS)

@@ -140,6 +140,10 @@ def groups_of(groups: Any, count: int, name: str, columns: Sequence[str] = ()) -
     if isinstance(groups, str):
         has = f"columns: {', '.join(columns)}" if columns else "it has no columns; give one value a row"
         raise DataError(f"{name} has no column {groups!r} for groups{suggestion(groups, columns)}; {has}")
+    if not hasattr(groups, "__iter__"):
+        raise DataError(
+            f"groups is {groups!r:.60}; wanted the name of a column, or one value for each of the {count} rows"
+        )
     values = list(groups)
     if len(values) != count:
         raise DataError(f"groups holds {len(values)} values; wanted one for each of the {count} rows of {name}")

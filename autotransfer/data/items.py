@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import IOBase
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,9 @@ def as_items(
     """
     kind = modality_of(modality)
     x = local(x)
+    if isinstance(x, IOBase) or (isinstance(x, np.ndarray) and not x.ndim):
+        given = "an open file" if isinstance(x, IOBase) else f"the single value {x.item()!r:.40}"
+        raise DataError(f"{given} cannot be predicted; wanted {kind.many}, one of them (bytes, too), or where they are")
     item = None if is_url(x) else kind.one(x)
     if item is not None:
         name = str(item) if kind.path_of(item) is not None else "item"

@@ -157,8 +157,15 @@ def _read_all(source: Any, extra: dict[str, Any], registry: Registry | None, opt
         "modality": dataset.modality,
         "columns": getattr(dataset, "columns", ()),
     }
-    held = {name: read(s, registry, **options) for name, s in extra.items() if s is not None}
+    held = {name: _held_out(name, s, registry, options) for name, s in extra.items() if s is not None}
     return _with_held_out(dataset, held) if held else dataset
+
+
+def _held_out(name: str, source: Any, registry: Registry | None, options: dict[str, Any]) -> Any:
+    try:
+        return read(source, registry, **options)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def _early(dataset: Any, names: Sequence[str], labels: Sequence[Any], task: Any, metric: Any) -> None:

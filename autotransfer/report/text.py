@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +94,8 @@ def verdict(test: Evaluation, baseline: Evaluation) -> str:
             f"Transfer does not pay here: on the same rows the best no-transfer baseline has {test.metric} "
             f"{score(baseline.value)}, the winner {score(test.value)}."
         )
+    if math.isnan(test.low):
+        return f"The winner is {margin} better than the baseline, but {test.rows:,} rows are too few to show anything."
     if test.low <= baseline.value <= test.high:
         return (
             f"The winner is {margin} better than the baseline, which lies within the interval: on {test.rows:,} rows "
@@ -118,7 +121,8 @@ def unlabeled(run: RunRecord) -> list[str]:
 
 def evaluation(found: Evaluation) -> str:
     """Return a score with its interval."""
-    ends = f"95 %: {score(found.low)} to {score(found.high)}"
+    few = math.isnan(found.low)
+    ends = "too few rows for an interval" if few else f"95 %: {score(found.low)} to {score(found.high)}"
     return f"{found.metric} {score(found.value)} ({ends}; {found.rows:,} rows)"
 
 

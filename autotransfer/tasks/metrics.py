@@ -17,6 +17,8 @@ BETWEEN = frozenset({"f1", "f1_micro"})
 """Metrics whose best threshold lies somewhere between that of the rows as they are and that of equal classes."""
 Array = np.ndarray[Any, Any]
 Measure = Callable[[Array, Array], float | None]
+FEWEST = 5
+"""Rows below which no interval is told."""
 _SORTED = 40_000_000
 """Probabilities that an interval sorts: some 5 s of one core."""
 _TINY = 1e-15
@@ -108,16 +110,19 @@ def fewer(draws: int, metric: str, predicted: Array) -> int:
 def resampled(measure: Callable[[Array], float | None], count: int, seed: int, draws: int) -> tuple[float, float]:
     """Return the ends of the 95 % percentile bootstrap interval of what a measure gives for row numbers ``int64`` [n].
 
-    Resamples for which it gives None are left out; both ends are NaN where that is all of them.
+    Resamples for which it gives None are left out; both ends are NaN where that is all of them, and where there are
+    fewer than ``FEWEST`` rows: so few give the same value again and again, which is no certainty.
     """
     rng, values = np.random.default_rng(seed), []
-    for _ in range(draws if count else 0):
+    for _ in range(draws if count >= FEWEST else 0):
         value = measure(rng.integers(0, count, count))
         if value is not None:
             values.append(value)
     if not values:
         return float("nan"), float("nan")
     low, high = np.quantile(values, (0.025, 0.975))
+    if low == high == 1.0:  # every row is right: what an exact interval has (Clopper and Pearson 1934)
+        low = 0.025 ** (1.0 / count)
     return float(low), float(high)
 
 

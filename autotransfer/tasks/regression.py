@@ -16,6 +16,8 @@ from autotransfer.tasks.labels import plain, shown
 from autotransfer.tasks.metrics import Array, measured, signed
 
 _CONSTANT = 1e-12
+LARGEST = 1e30
+"""Targets beyond it have squares beyond float32, in which scores and losses are taken."""
 """A spread below this share of the values is rounding."""
 
 
@@ -41,8 +43,14 @@ class Regression:
         numbers = _numbers(values)
         if not len(numbers):
             raise DataError("the target has no value at all; wanted one number a row")
+        most = float(np.abs(numbers).max())
+        if most > LARGEST:
+            raise DataError(
+                f"the target reaches {most:.3g}, beyond what float32 networks answer; wanted values up to {LARGEST:g}: "
+                "rescale them, or take their logarithm"
+            )
         spread = float(numbers.std())
-        if not spread > _CONSTANT * float(np.abs(numbers).max()):
+        if not spread > _CONSTANT * most:
             raise DataError(f"the target is {numbers[0]:g} in every row; there is nothing to predict")
         return cls(float(numbers.mean()), spread)
 

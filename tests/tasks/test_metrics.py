@@ -159,7 +159,16 @@ def test_resamples_without_a_class_are_left_out() -> None:
     task = make_task("binary", ["a", "b"], metric="roc_auc")
     targets = torch.tensor([0, 0, 0, 1])
     outputs = torch.tensor([[1.0, 0], [1.0, 0], [0, 1.0], [0, 2.0]])
-    low, high = interval(task, outputs, targets, draws=100)
+    low, high = interval(task, outputs.repeat(2, 1), targets.repeat(2), draws=100)
     assert 0 <= low <= high == 1.0
-    missing = torch.zeros(4, dtype=torch.int64)
-    assert np.isnan(interval(task, outputs, missing, draws=10)).all()
+    missing = torch.zeros(8, dtype=torch.int64)
+    assert np.isnan(interval(task, outputs.repeat(2, 1), missing, draws=10)).all()
+
+
+def test_few_rows_that_are_all_right_are_not_sure() -> None:
+    task = make_task("binary", ["a", "b"])
+    targets = torch.tensor([0, 1] * 4)
+    outputs = torch.nn.functional.one_hot(targets, 2).float()
+    low, high = interval(task, outputs, targets)
+    assert (low, high) == (pytest.approx(0.6306, abs=1e-4), 1.0)  # Clopper and Pearson: 0.025 ** (1 / 8)
+    assert np.isnan(interval(task, outputs[:4], targets[:4])).all()

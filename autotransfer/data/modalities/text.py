@@ -285,13 +285,18 @@ class TextModality:
 MODALITY = TextModality()
 
 
+_PLACES = ("/", "./", "../", "~/")
+"""How a path begins that no text does: one that is not there is a mistake, not a text to answer for."""
+
+
 def _named(text: str) -> Path | None:
     """Return the path that a string names: something that is there, or a file's name and nothing else."""
     if len(text) > 500 or "\n" in text or "\x00" in text or not text.strip():
         return None
     path = Path(text)
     suffixed = path.suffix.lower() in (TABLES | SUFFIXES)
-    alone = suffixed and not any(c.isspace() for c in text)
+    blank = any(c.isspace() for c in text)
+    alone = not blank and (suffixed or text.startswith(_PLACES))
     return path if alone or path.is_dir() or (suffixed and path.exists()) else None
 
 

@@ -39,6 +39,8 @@ def read(source: Any, registry: Registry | None = None, **options: Any) -> Datas
     Raises:
         DataError: no reader takes the source, or it is not what it seems.
     """
+    if source is None or (isinstance(source, str) and not source.strip()):
+        raise DataError(f"the data are {source!r}; wanted {ACCEPTED}")
     source = remote.local(source)
     named = options.get("modality")
     if named is not None:

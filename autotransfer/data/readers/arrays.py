@@ -118,6 +118,13 @@ def _values(y: Any) -> list[Any]:
     y = y.to_numpy() if hasattr(y, "columns") and hasattr(y, "to_numpy") else y
     if isinstance(y, np.ndarray) and y.ndim not in (1, 2):
         raise DataError(f"y has shape {list(y.shape)}; wanted [N], or a 0-1 matrix [N, labels]")
+    if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "biuf":
+        odd = np.unique(y[~np.isin(y, (0, 1))])[:3].tolist()
+        if odd:
+            raise DataError(
+                f"y is a matrix {list(y.shape)} that holds {', '.join(map(repr, odd))}; wanted 0 and 1 (whether a row "
+                "has a label), one value a row, or target=[names] for several targets"
+            )
     if isinstance(y, np.ndarray) and y.ndim == 2:
         return list(y) if y.shape[1] > 1 else list(y[:, 0].tolist())
     if isinstance(y, (str, bytes)) or not hasattr(y, "__iter__"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -63,6 +64,10 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
     )
 
 
+UNREAD = frozenset({".heic", ".heif", ".jxl", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".psd"})
+"""Suffixes of pictures as cameras and phones write them, which nothing here reads."""
+
+
 @dataclass(frozen=True)
 class _Kind:
     """Files of one modality."""
@@ -119,18 +124,26 @@ def _is_part(folder: Path, kind: _Kind) -> bool:
 
 def _notes(root: Path, parts: list[Path], files: list[Path], used: set[Path], kind: _Kind) -> list[str]:
     """Return what was left aside."""
-    others = sum(not kind.holds(p, root) for p in files)
+    others = [p for p in files if not kind.holds(p, root)]
     outside = [p for p in files if kind.holds(p, root) and p not in used]
     beside = [f.name for f in _folders(root) if f not in parts] if parts else []
     filled = {root.joinpath(*p.relative_to(root).parts[: 2 if parts else 1]) for p in used}
     empty = [str(f.relative_to(root)) for p in parts or [root] for f in _folders(p) if f not in filled]
-    notes = [f"{others} files that are no {kind.many} by their names were left aside"] if others else []
+    notes = [f"{len(others)} files that are no {kind.many} by their names were left aside: {_endings(others)}"]
+    notes = notes if others else []
     notes += [f"folders beside {parts[0].name}/ were left aside: {', '.join(beside)}"] if beside else []
     if outside:
         first = outside[0].relative_to(root)
         notes.append(f"{len(outside)} {kind.many} outside class folders have no label and were left aside: {first} ...")
     notes += [f"class folders without any {kind.name} are no classes: {', '.join(empty)}"] if empty else []
     return notes
+
+
+def _endings(files: Sequence[Path]) -> str:
+    """Return the commonest suffixes with their numbers, and what to do about pictures that nothing here reads."""
+    counts = Counter(p.suffix.lower() or "no suffix" for p in files).most_common(4)
+    told = ", ".join(f"{count} {suffix}" for suffix, count in counts)
+    return told + (" (convert them to .jpg or .png)" if any(s in UNREAD for s, _ in counts) else "")
 
 
 def _folders(root: Path) -> list[Path]:
@@ -151,4 +164,6 @@ def _why_empty(root: Path, source: Any, files: list[Path], kind: _Kind) -> str:
         return f"the folder {str(source)!r} holds {kind.many} but no class folders; {wanted}"
     if not any(root.iterdir()):
         return f"the folder {str(source)!r} is empty; {wanted}"
-    return f"the folder {str(source)!r} holds no {kind.name} in class folders; {wanted}"
+    held = [p for p in files if not _hidden(p, root)]
+    beside = f" (it holds {_endings(held)})" if held else ""
+    return f"the folder {str(source)!r} holds no {kind.name} in class folders{beside}; {wanted}"

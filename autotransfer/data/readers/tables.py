@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -131,7 +132,9 @@ def load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
             encoding, told = encoding_of(path)
             between = "\t" if kind == ".tsv" else _delimiter(path, encoding)
             told += [f"its columns are told apart by {between!r}"] if kind == ".csv" and between != "," else []
-            return _with_zeros(pd.read_csv, path, sep=between, encoding=encoding), told
+            read = partial(pd.read_csv, path, sep=between, encoding=encoding)
+            frame = _with_zeros(read)
+            return frame, told + _lost_words(read, frame)
         if kind in (".parquet", ".pq"):
             return pd.read_parquet(path), []
         if kind in (".jsonl", ".ndjson"):
@@ -149,11 +152,30 @@ def _delimiter(path: Path, encoding: str) -> str:
     return next((d for d in ",;\t|" if len(next(csv.reader([head], delimiter=d), [])) > 1), ",")
 
 
-def _with_zeros(reader: Any, path: Path, **given: Any) -> pd.DataFrame:
+def _lost_words(reader: Any, frame: pd.DataFrame) -> list[str]:
+    """Return what to tell of words such as ``None`` in columns of text, which pandas reads as missing."""
+    torn = [c for c in frame.columns if frame[c].isna().any() and frame[c].notna().any()]
+    torn = [c for c in torn if all(isinstance(v, str) for v in frame[c].dropna())]
+    if not torn:
+        return []
+    texts = reader(usecols=torn, dtype=str, keep_default_na=False)
+    found = []
+    for name in torn:
+        counts = texts[name][frame[name].isna()].str.strip().value_counts()
+        words = [f"{word!r} in {count} rows" for word, count in counts.items() if word]
+        if words:
+            found.append(
+                f"the column {name!r} holds {', '.join(words[:5])}, read as missing; where that is a class or a text, "
+                "write another word, or give the rows as a pandas DataFrame"
+            )
+    return found
+
+
+def _with_zeros(reader: Any) -> pd.DataFrame:
     """Return a table of text in which codes such as ``007`` stay texts, which pandas makes numbers of."""
-    frame = reader(path, **given)
+    frame = reader()
     whole = [c for c in frame.columns if frame[c].dtype.kind == "i"]
-    texts = reader(path, usecols=whole, dtype=str, **given) if whole else frame
+    texts = reader(usecols=whole, dtype=str) if whole else frame
     for name in whole:
         if texts[name].str.match(r"\s*0\d").any():
             frame[name] = texts[name]
