@@ -172,7 +172,8 @@ def _collect(frozen: Frozen, rows: Rows, start: int, stop: int, tick: Callable[[
                 held.append(compact(pool))
             if time.time() > limit:
                 break
-    return [torch.cat(held) if held else torch.zeros(0, 0) for held in lists]
+    # Of each depth its batches go as it is joined, so that the features of all depths are not held twice.
+    return [torch.cat(held) if (held := lists.pop(0)) else torch.zeros(0, 0) for _ in range(depths)]
 
 
 def compact(values: Tensor) -> Tensor:
@@ -251,8 +252,17 @@ def head_features(path: Path, depths: bool = False) -> tuple[Tensor, Tensor] | N
             return None
         wanted = range(count) if depths else (count - 1,)
         splits = [[file.get_tensor(f"{split}/{depth}") for depth in wanted] for split in ("train", "validation")]
-    train, validation = (concatenated(pools) if depths else pools[0].float() for pools in splits)
+    train, validation = (_side_by_side(pools) if depths else pools[0].float() for pools in splits)
     return train, validation
+
+
+def _side_by_side(pools: Sequence[Tensor]) -> Tensor:
+    """Return what :func:`concatenated` does, some rows at a time: it holds its parts beside the whole."""
+    first = concatenated([p[:LAST_ROWS] for p in pools])
+    found = first.new_empty(len(pools[0]), first.shape[1])
+    for at in range(0, len(found), LAST_ROWS):
+        found[at : at + LAST_ROWS] = concatenated([p[at : at + LAST_ROWS] for p in pools])
+    return found
 
 
 def write_atomically(tensors: dict[str, Tensor], path: Path) -> None:

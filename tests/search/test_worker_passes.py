@@ -17,6 +17,7 @@ from autotransfer.search.jobs import Context, RungJob, SurveyJob
 from autotransfer.search.survey import head_features, load_features
 from autotransfer.search.trial import Worker
 from autotransfer.train import autocast, precision
+from autotransfer.train.depths import concatenated
 from autotransfer.train.evaluate import EVALUATION_BATCH
 from autotransfer.train.precision import Precision
 
@@ -64,6 +65,26 @@ def test_the_store_changes_no_feature(stripes: Any, toynet: str, tmp_path: Path,
     assert without.keys() == through.keys()
     assert all(torch.equal(without[n], through[n]) for n in without)
     assert kept.score == plain.score
+
+
+def test_depths_are_joined_a_few_rows_at_a_time(
+    stripes: Any, toynet: str, tmp_path: Path, asked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, parts = survey(stripes, toynet, tmp_path / "work")
+    joined: list[int] = []
+
+    def noted(pools: Any) -> torch.Tensor:
+        joined.append(len(pools[0]))
+        return concatenated(pools)
+
+    monkeypatch.setattr("autotransfer.search.survey.concatenated", noted)
+    monkeypatch.setattr("autotransfer.search.survey.LAST_ROWS", 7)
+    found = head_features(tmp_path / "work" / record.features, depths=True)
+    assert found is not None
+    for split, tensor in zip(("train", "validation"), found, strict=True):
+        pools = [parts[f"{split}/{depth}"] for depth in range(len(record.cuts))]
+        assert torch.equal(tensor, concatenated(pools))
+    assert max(joined) == 7
 
 
 def test_the_survey_runs_and_records_what_was_chosen(
