@@ -26,6 +26,10 @@ BACKWARD = 2.0
 """Cost of a backward pass in forward passes."""
 LOOKS = 4
 """Passes over the validation rows that a strategy's last touch is taken to make."""
+HEAD_RATE = 6e9
+"""Multiply-accumulates a second of heads that are trained together on stored features, on one core."""
+HEAD_STEP = 1e-3
+"""Seconds that a step of theirs takes beside its products."""
 
 
 @dataclass
@@ -41,6 +45,8 @@ class Costs:
     """Cuts whose activations this search has had written, by backbone."""
     measured: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Seconds of epochs of training by backbone, as they were and as they were predicted."""
+    measured_heads: tuple[float, float] = (0.0, 0.0)
+    """The same of heads that were trained together."""
 
     def learn(self, id: str, phases: Sequence[Phase], start: float, stop: float | None, epoch_seconds: float) -> None:
         """Note the seconds of an epoch of a training without a loss term of its own; called after :meth:`passed`."""
@@ -126,6 +132,31 @@ class Costs:
             training = (2.0 if pairs else 1.0) * (before + trained)
             total += epochs * (training + share * (before + 1.0 - prefix))
         return total * self.row(id) * self.profile.train
+
+    def heads(self, id: str, epochs: float, batch_size: int, count: int) -> float:
+        """Return the seconds of ``count`` heads trained together on a backbone's stored features.
+
+        Nothing under a trial budget: beside the passes of a backbone they cost next to nothing.
+        """
+        took, told = self.measured_heads
+        return self._heads(id, epochs, batch_size, count) * (took / told if told else 1.0)
+
+    def learn_heads(self, id: str, epochs: float, batch_size: int, count: int, seconds: float) -> None:
+        """Note what :meth:`heads` predicts and how long it took."""
+        took, told = self.measured_heads
+        predicted = self._heads(id, epochs, batch_size, count)
+        if predicted > 0 and seconds > 0:
+            self.measured_heads = (took + seconds, told + predicted)
+
+    def _heads(self, id: str, epochs: float, batch_size: int, count: int) -> float:
+        record = self._record(id)
+        if record is None or not self.clock:
+            return 0.0
+        profile = self.profile
+        outputs = sum(max(1, len(p.classes)) for p in (profile.each or (profile,)))
+        rows = BACKWARD * profile.train + profile.validation  # forward, and the slope of the weights
+        products = rows * outputs * (record.width + 1) * count / HEAD_RATE
+        return epochs * (products + HEAD_STEP * math.ceil(profile.train / batch_size))
 
     def moves(self, id: str, phases: Sequence[Phase]) -> bool:
         """Return whether any phase trains a part of the backbone."""

@@ -38,6 +38,8 @@ def train_family(
 ) -> TrialRecord:
     """Train all heads of a job, keep the best one as its checkpoint and return the record of that one.
 
+    Where the job's deadline comes first, the heads are as good as they are by then.
+
     Args:
         job: with its rivals.
         phases: the one phase of each head's recipe, those of the rivals after the job's own.
@@ -63,6 +65,7 @@ def train_family(
         seed=job.recipe.seed,
         judge=partial(deciding, task),
         tick=tick,
+        deadline=job.deadline,
     )
     at = max(range(len(heads)), key=lambda k: (heads[k].objective, -k))
     best = heads[at]
@@ -76,12 +79,14 @@ def train_family(
 def _record(
     job: RungJob, recipe: Recipe, best: FusedHead, epochs: float, scores: dict[str, dict[str, float]]
 ) -> TrialRecord:
+    whole = best.epochs >= max(1, round(epochs))
     return TrialRecord(
         id=job.id,
         recipe=recipe,
-        status="done",
+        status="done" if whole else "stopped",
+        reason="" if whole else "the budget ended",
         rung=job.rung,
-        epochs=epochs,
+        epochs=epochs if whole else best.epochs,
         best_epoch=best.best_epoch,
         scores=scores,
         objective=best.objective,

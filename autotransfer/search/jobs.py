@@ -27,7 +27,9 @@ class SurveyJob:
     last: bool = True
     """The validation rows are read too."""
     seconds: float = field(default=float("inf"), compare=False)
-    """After this long it reads no further; no part of the job's name."""
+    """After reading training rows, or validation rows, for this long it reads no further; no part of the job's name."""
+    deadline: float = field(default=float("inf"), compare=False)
+    """``time.time()`` seconds after which it reads no further, whatever took so long; no part of the job's name."""
     kind: ClassVar[str] = "survey"
 
     @property

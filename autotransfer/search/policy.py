@@ -82,7 +82,7 @@ class Search:
     def __post_init__(self) -> None:
         self.rounds = Rounds(self.context, self.profile, self.registry, self.deadline, self.workers)
         self.told = Costs(self.profile, lambda: self.rounds.records, clock=True)
-        self.costs = self.told if self.deadline < float("inf") else replace(self.told, clock=False)
+        self.costs = self.told if self.deadline < float("inf") else replace(self.told, clock=False, measured={})
         self.prices = Prices(self.context, self.profile, self.registry, self.costs)
         self.board = Board(self.context, self.registry)
         self.unit_of: tuple[str, ...] = ()
@@ -292,6 +292,7 @@ class Search:
             assert isinstance(record, TrialRecord)
             self.spent += record.seconds if self.costs.clock else cost
             self._learn(trial, record)
+            self.prices.learn_heads(trial, record)
             before = trial.objective
             self.board.take(trial, record)
             if record.status == "failed" and not record.rung:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from autotransfer.profiles import Profile
 from autotransfer.recipes import COMBINE, ONLY, PCGRAD, spec_id
-from autotransfer.schema import Phase, Recipe
+from autotransfer.schema import Phase, Recipe, TrialRecord
+from autotransfer.search.candidates import FAMILY
 from autotransfer.search.costs import EPOCHS, Costs
-from autotransfer.search.phases import phases_of
+from autotransfer.search.phases import is_family, phases_of
 from autotransfer.strategy import overrides
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ class Prices:
         """Return the predicted cost of a recipe from epoch ``start`` to its end."""
         return self._training(recipe, self.phases(recipe), start, None)
 
+    def learn_heads(self, trial: Trial, record: TrialRecord) -> None:
+        """Let the cost model know how long heads took that were trained together."""
+        rivals, batch_size = trial.candidate.rivals, record.recipe.training.batch_size
+        if rivals and record.status in ("done", "stopped"):
+            self.costs.learn_heads(trial.backbone, record.epochs, batch_size, 1 + len(rivals), record.seconds)
+
     def passed(self, trial: Trial) -> None:
         """Note that a trial has run: activations at its cuts are stored from here on."""
         self.costs.passed(trial.backbone, trial.phases, self._strategy(trial.candidate.recipe))
@@ -87,7 +94,16 @@ class Prices:
         """Return the cost of a rung; heads need the rest of the survey too."""
         id = spec_id(recipe)
         cost = self._training(recipe, phases, start, stop) + self.judged * self.costs.row(id)
-        return cost if moves else cost + self.costs.remaining(id) + self.costs.adapting(id, self._strategy(recipe))
+        if moves:
+            return cost
+        rest = self.costs.remaining(id) + self.costs.adapting(id, self._strategy(recipe))
+        return cost + rest + self._heads(recipe, phases)
+
+    def _heads(self, recipe: Recipe, phases: Sequence[Phase]) -> float:
+        """Return the cost of the heads that a recipe is trained with; its rivals may not be drawn yet."""
+        if not is_family(self._strategy(recipe), phases, len(recipe.stages)):
+            return 0.0
+        return self.costs.heads(spec_id(recipe), phases[0].epochs, recipe.training.batch_size, FAMILY)
 
     def backwards(self, recipe: Recipe) -> int:
         """Return the backward passes of one step: of several targets one each, where their gradients are combined."""

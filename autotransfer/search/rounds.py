@@ -23,6 +23,10 @@ FIRST_CHUNK = 512
 """Rows of the first round, or 20 a class where that is more."""
 FULL_SURVEY = 1024
 """Up to this many rows all are read in the first round: what pruning could save is less than a round costs."""
+SLICE = 8
+"""Backbones a worker in the first round before the clock is looked at again."""
+SLACK = 1.5
+"""Times longer than it was predicted that a later round may take, where the survey's share is over before."""
 SHARE = 0.4
 """Of the seconds there are, that the survey may spend."""
 HOPELESS = 0.02
@@ -54,22 +58,28 @@ class Rounds:
         budget = SHARE * (self.deadline - began) if timed else float("inf")
         limit = 0.5 * budget * self.workers / max(1, len(self.context.specs))
         count = rows if rows <= FULL_SURVEY and not timed else min(rows, self._first_chunk())
-        first: list[Job] = [SurveyJob(backbone=s.id, rows=rows, seconds=limit) for s in fixed]
-        first += [SurveyJob(backbone=s.id, rows=count, last=count == rows, seconds=limit) for s in specs]
-        yield from self._run(first)
+        # Under a clock many validation rows are left to a later round, which is begun only where they can be read.
+        whole = count == rows and (not timed or self.profile.validation <= max(FIRST_CHUNK, count))
+        until = began + budget
+        first = [SurveyJob(backbone=s.id, rows=rows, seconds=limit, deadline=until) for s in fixed]
+        first += [SurveyJob(backbone=s.id, rows=count, last=whole, seconds=limit, deadline=until) for s in specs]
+        yield from self._first_round(first, self._foremost(fixed, specs), until)
         while going := self._unfinished():
             count = min(rows, max(2 * count, FIRST_CHUNK))
-            going = self._affordable(going, count, began + budget)
+            going = self._affordable(going, count, until)
             if not going:
                 return
-            yield from self._run([SurveyJob(backbone=i, rows=count, last=count == rows) for i in going])
+            end = max(until, time.time() + SLACK * self._seconds(going, count))
+            yield from self._run([SurveyJob(backbone=i, rows=count, last=count == rows, deadline=end) for i in going])
 
     def complete(self, ids: set[str]) -> Generation:
         """Let these backbones read the rest: all heads on one of them share what it has read."""
         rows, left = self.profile.train, max(0.0, self.deadline - time.time())
         going = [r.backbone for r in self.fine() if r.backbone in ids and r.status == "partial"]
         if going:
-            yield from self._run([SurveyJob(backbone=i, rows=rows, seconds=left) for i in going])
+            yield from self._run(
+                [SurveyJob(backbone=i, rows=rows, seconds=left, deadline=self.deadline) for i in going]
+            )
 
     def gap(self, id: str) -> Generation:
         """Read the unlabeled rows, where there are some, through a backbone that has read all others."""
@@ -80,6 +90,30 @@ class Rounds:
     def _first_chunk(self) -> int:
         most = max([len(self.profile.classes), *(len(t.classes) for t in self.profile.each)])
         return max(FIRST_CHUNK, 20 * most)
+
+    def _foremost(self, fixed: Sequence[BackboneSpec], specs: Sequence[BackboneSpec]) -> set[str]:
+        """Return the backbones that are surveyed whatever time it takes: the first ones, and the one of most weights.
+
+        Without a clock they are all.
+        """
+        if self.deadline == float("inf"):
+            return set(self.context.specs)
+        largest = max(specs, key=lambda s: s.params or 0, default=None)
+        chosen = [*fixed, *specs[: SLICE * self.workers], *([] if largest is None else [largest])]
+        return {s.id for s in chosen}
+
+    def _first_round(self, jobs: Sequence[SurveyJob], foremost: set[str], until: float) -> Generation:
+        """Run the foremost jobs, then others a few at a time; what is left when the time is up is skipped."""
+        left = [j for j in jobs if j.backbone not in foremost]
+        yield from self._run([j for j in jobs if j.backbone in foremost])
+        while left and time.time() < until:
+            size = SLICE * self.workers
+            some, left = left[:size], left[size:]
+            yield from self._run(list(some))
+        why = f"the survey's share of the time was over before its turn, after {len(jobs) - len(left)} backbones"
+        self.records += [SurveyRecord(backbone=j.backbone, status="skipped", reason=why) for j in left]
+        places = {j.backbone: place for place, j in enumerate(jobs)}
+        self.records.sort(key=lambda r: places[r.backbone])
 
     def _run(self, jobs: list[Job]) -> Generation:
         records = yield jobs

@@ -87,15 +87,17 @@ def _linear(backbone: nn.Module) -> float:
     return sum(sizes[n] for n in linear_weights(backbone)) / max(1, sum(sizes.values()))
 
 
-def go_on(context: Context, frozen: Frozen, rows: int) -> None:
+def go_on(context: Context, frozen: Frozen, rows: int, last: bool) -> None:
     """Take up the survey of this backbone where an earlier job of this search, maybe elsewhere, left it.
 
     What lies there of all ``rows`` that are asked for is of this job, whose worker died before it could tell what it
-    found: they are read again.
+    found: they are read again. Where it is the ``last`` and the validation rows are missing, these alone are read.
     """
     prefix = f"features-{slug(frozen.spec.id)}."
-    files = Path(context.work).glob(f"{prefix}*.safetensors")
-    read = [n for n in (int(p.name.removeprefix(prefix).split(".")[0]) for p in files) if n < rows]
+    files = {
+        int(p.name.removeprefix(prefix).split(".")[0]): p for p in Path(context.work).glob(f"{prefix}*.safetensors")
+    }
+    read = [n for n, p in files.items() if n < rows or (n == rows and last and not _tensors(p, "validation/0"))]
     if read:
         frozen.record = replace(frozen.record, rows=max(read), features=f"{prefix}{max(read)}.safetensors")
 
@@ -112,21 +114,26 @@ def run_survey(
 ) -> SurveyRecord:
     """Read on to row ``job.rows``, store pooled features, score a ridge head at every cut.
 
-    Where training rows have ``groups`` ``int64`` [N], each is judged by what the other groups' rows say.
+    Where training rows have ``groups`` ``int64`` [N], each is judged by what the other groups' rows say. Validation
+    rows are stored all or none: heads are judged on all of them.
     """
     record, began = frozen.record, time.perf_counter()
-    stop = min(job.rows, len(train))
-    name = f"features-{slug(frozen.spec.id)}"
     parts = load_features(context.path(record.features)) if record.features else {}
-    new = _collect(frozen, train, record.rows, stop, tick, began + job.seconds)
-    _add(parts, "train", new)
-    count, stop = len(new[0]), record.rows + len(new[0])
-    if job.last and stop == len(train) and "validation/0" not in parts:
-        new = _collect(frozen, validation, 0, len(validation), tick, float("inf"))
-        _add(parts, "validation", new)
-        count += len(new[0])
+    stop, count, cut = max(record.rows, min(job.rows, len(train))), 0, ""
+    if record.rows < stop:
+        new = _collect(frozen, train, record.rows, stop, tick, min(job.deadline, time.time() + job.seconds))
+        _add(parts, "train", new)
+        count, stop = len(new[0]), record.rows + len(new[0])
+    whole = job.last and stop == len(train)
+    if whole and "validation/0" not in parts:
+        new = _collect(frozen, validation, 0, len(validation), tick, min(job.deadline, time.time() + job.seconds))
+        count, whole = count + len(new[0]), len(new[0]) == len(validation)
+        if whole:
+            _add(parts, "validation", new)
+        else:
+            cut = f"its time was over after {len(new[0])} of {len(validation)} validation rows"
     spent = (time.perf_counter() - began) / max(1, count)
-    file = f"{name}.{stop}.safetensors"
+    file = f"features-{slug(frozen.spec.id)}.{stop}.safetensors"
     own = None if groups is None else groups[:stop]
     # What was fitted on these very rows cannot be judged by leaving one of them out.
     fitted = frozen.spec.fitted
@@ -134,7 +141,7 @@ def run_survey(
     write_atomically(parts, context.path(file))  # the head and the losses that judging has added to them too
     frozen.record = replace(
         record,
-        status="done" if stop == len(train) and job.last else "partial",
+        status="done" if whole else "partial",
         rows=stop,
         seconds_per_row=spent,
         features=file,
@@ -145,7 +152,7 @@ def run_survey(
         frozen.record = replace(frozen.record, notes=(*frozen.record.notes, told()))
     scores = [c.score for c in frozen.record.cuts if c.score is not None]
     frozen.record = replace(frozen.record, score=max(scores) if scores else None)
-    return frozen.record
+    return replace(frozen.record, notes=(*frozen.record.notes, cut)) if cut else frozen.record  # it may yet go on
 
 
 def _add(parts: dict[str, Tensor], split: str, new: Sequence[Tensor]) -> None:
@@ -163,9 +170,10 @@ def _collect(frozen: Frozen, rows: Rows, start: int, stop: int, tick: Callable[[
         for pools in passes:
             for held, pool in zip(lists, pools, strict=True):
                 held.append(compact(pool))
-            if time.perf_counter() > limit:
+            if time.time() > limit:
                 break
-    return [torch.cat(held) if held else torch.zeros(0, 0) for held in lists]
+    # Of each depth its batches go as it is joined, so that the features of all depths are not held twice.
+    return [torch.cat(held) if (held := lists.pop(0)) else torch.zeros(0, 0) for _ in range(depths)]
 
 
 def compact(values: Tensor) -> Tensor:
@@ -244,8 +252,17 @@ def head_features(path: Path, depths: bool = False) -> tuple[Tensor, Tensor] | N
             return None
         wanted = range(count) if depths else (count - 1,)
         splits = [[file.get_tensor(f"{split}/{depth}") for depth in wanted] for split in ("train", "validation")]
-    train, validation = (concatenated(pools) if depths else pools[0].float() for pools in splits)
+    train, validation = (_side_by_side(pools) if depths else pools[0].float() for pools in splits)
     return train, validation
+
+
+def _side_by_side(pools: Sequence[Tensor]) -> Tensor:
+    """Return what :func:`concatenated` does, some rows at a time: it holds its parts beside the whole."""
+    first = concatenated([p[:LAST_ROWS] for p in pools])
+    found = first.new_empty(len(pools[0]), first.shape[1])
+    for at in range(0, len(found), LAST_ROWS):
+        found[at : at + LAST_ROWS] = concatenated([p[at : at + LAST_ROWS] for p in pools])
+    return found
 
 
 def write_atomically(tensors: dict[str, Tensor], path: Path) -> None:

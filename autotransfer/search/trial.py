@@ -141,7 +141,7 @@ class Worker:
             train, validation = self.rows(spec, "train"), self.rows(spec, "validation")
             if self.frozen is None or self.frozen.spec.id != spec.id:
                 self.frozen = open_backbone(spec, self.backbone(spec, fit=True), train)
-                go_on(self.context, self.frozen, min(job.rows, len(train)))
+                go_on(self.context, self.frozen, min(job.rows, len(train)), job.last)
                 dtype = self._precision(spec, self.frozen.backbone, train, "frozen")
                 self.frozen.record = replace(self.frozen.record, dtype=dtype)
             groups = self.context.prepared.train_groups()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -74,6 +75,8 @@ class FusedHead:
     """0: the start, where one was given and nothing was better."""
     curve: tuple[CurvePoint, ...]
     """After each epoch, without those at which its outputs were not finite."""
+    epochs: float
+    """Passes over the training rows that were made: fewer than were asked for where the deadline came first."""
 
 
 def fit_heads(
@@ -89,6 +92,7 @@ def fit_heads(
     warmup: float = 0.1,
     seed: int = 0,
     tick: Callable[[], None] = nothing,
+    deadline: float = math.inf,
     judge: Callable[[Tensor, Tensor], float] | None = None,
 ) -> list[FusedHead]:
     """Train K linear heads with AdamW on one order of batches, each as it would be trained alone.
@@ -109,6 +113,7 @@ def fit_heads(
         warmup: share of the steps over which the rates rise.
         seed: of the order of rows and of dropout.
         tick: called before each step.
+        deadline: ``time.time()`` after which no further step is made; what there is then is scored once more.
         judge: objective of outputs [M, C] and targets; None: by all the task's scores, which takes longer than
             ``tasks.metrics.deciding``.
 
@@ -127,14 +132,18 @@ def fit_heads(
     whole = Segment(0, 0, epochs * steps)
     draws = torch.Generator(train.device).manual_seed(stream(seed, "heads", "dropout"))
     for epoch in range(epochs):
-        order = epoch_order(targets, "shuffle", stream(seed, "heads", "order", epoch))
+        order, begun = epoch_order(targets, "shuffle", stream(seed, "heads", "order", epoch)), stack.steps
         losses = torch.zeros(len(settings), device=train.device)
-        for step, rows in enumerate(batches(order, batch_size), epoch * steps):
+        for rows in batches(order, batch_size):
             tick()
             chosen = torch.from_numpy(rows).to(train.device)
-            losses += stack.step(features[chosen], targets[chosen], rate(step, whole, warmup), draws)
-        stack.evaluate(held, validation_targets, epoch + 1, losses / steps)
-    return stack.heads()
+            losses += stack.step(features[chosen], targets[chosen], rate(stack.steps, whole, warmup), draws)
+            if time.time() > deadline:
+                break
+        stack.evaluate(held, validation_targets, stack.steps / steps, losses / (stack.steps - begun))
+        if time.time() > deadline:
+            break
+    return stack.heads(stack.steps / steps)
 
 
 class _Stack:
@@ -188,7 +197,7 @@ class _Stack:
         return losses
 
     def evaluate(
-        self, held: Tensor, targets: Tensor, epoch: int, losses: Tensor | float, only_given: bool = False
+        self, held: Tensor, targets: Tensor, epoch: float, losses: Tensor | float, only_given: bool = False
     ) -> None:
         """Score every head (or those with a given start) and keep what is the best so far."""
         chosen = [k for k, s in enumerate(self.settings) if s.start is not None or not only_given]
@@ -205,14 +214,16 @@ class _Stack:
             if objective > self.best[k][1]:
                 self.best[k] = (float(epoch), objective, self.values[self._of(k)].clone())
 
-    def heads(self) -> list[FusedHead]:
-        """Return the heads at their best, in the order in which their settings were given."""
+    def heads(self, epochs: float) -> list[FusedHead]:
+        """Return the heads at their best after this many epochs, in the order in which their settings were given."""
         found: dict[int, FusedHead] = {}
         for place, (epoch, objective, values), curve in zip(self.places, self.best, self.curves, strict=True):
             weight = values[:, :-1].double() * self.scale
             bias = values[:, -1].double() - weight @ self.mean
             state = HeadState(weight=weight.float().cpu(), bias=bias.float().cpu())
-            found[place] = FusedHead(state=state, objective=objective, best_epoch=epoch, curve=tuple(curve))
+            found[place] = FusedHead(
+                state=state, objective=objective, best_epoch=epoch, curve=tuple(curve), epochs=epochs
+            )
         return [found[place] for place in range(len(found))]
 
     def _start(self, setting: HeadSetting) -> Tensor:

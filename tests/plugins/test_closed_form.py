@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,53 @@ def test_many_rows_choose_the_penalty_by_the_first(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(closed_form, "CHOICE_ROWS", 100)
     some = ridge_head(x, y)
     assert (answers(whole, x).argmax(1) == answers(some, x).argmax(1)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
+def test_a_few_rows_at_a_time_give_what_all_at_once_do(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The solution of all rows in one piece is written out here; the first rows choose penalty and temperature."""
+    x, noise = features(300, 6), torch.randn(300, 3, generator=torch.Generator().manual_seed(1))
+    x[:, 4] = 7.0
+    truth = (x[:, :3] - 5.0) / torch.logspace(-2, 2, 6)[:3] + noise
+    y = truth.argmax(1) if kind == "classes" else (truth > 0.5).float() if kind == "labels" else truth
+    shares = torch.eye(3)[y].double().numpy() if kind == "classes" else y.double().numpy()
+    raw = x.double().numpy()
+    even = np.where(raw.std(0) > 0, raw.std(0), np.inf)
+    even = np.maximum(even, 0.01 * np.median(even[np.isfinite(even)]))
+    standard = (raw - raw.mean(0)) / even
+    penalty = float(RidgeCV(alphas=PENALTIES * 100).fit(standard[:100], shares[:100]).alpha_)
+    weight, left_out = solution(standard, shares, penalty)
+    sharp, bias = 1.0, shares.mean(0)
+    if kind == "classes":
+        wanted = torch.nn.functional.cross_entropy
+        sharp = temperature(left_out[:100], lambda z: wanted(torch.tensor(z), y[:100], reduction="none").numpy())
+    elif kind == "labels":
+        both = torch.nn.functional.binary_cross_entropy_with_logits
+        bias = bias - 0.5
+        sharp = temperature(
+            left_out[:100] - 0.5,
+            lambda z: both(torch.tensor(z), torch.tensor(shares[:100]), reduction="none").numpy(),
+        )
+    monkeypatch.setattr(closed_form, "CHOICE_ROWS", 100)
+    monkeypatch.setattr(closed_form, "CHUNK_ROWS", 64)
+    head = ridge_head(x, y)
+    assert head.weight.numpy() == pytest.approx(sharp * weight / even, rel=1e-6, abs=1e-6)
+    assert answers(head, x).numpy() == pytest.approx(sharp * (standard @ weight.T + bias), abs=1e-3)
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_form, "CHOICE_ROWS", 256)
+    monkeypatch.setattr(closed_form, "CHUNK_ROWS", 256)
+    peaks = []
+    for rows in (2_000, 20_000):
+        x = features(rows, 32)
+        y = (x[:, 0] > 5.0).long()
+        tracemalloc.start()
+        ridge_head(x, y)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 20_000 * 32 * 8 / 2  # a single copy in double precision
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_a_ridge_penalty_is_judged_on_groups_that_it_has_not_seen() -> None:

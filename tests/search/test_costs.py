@@ -123,6 +123,20 @@ def test_no_time_has_a_say_under_a_trial_budget() -> None:
     assert costs.pace("m/a") == 1.0
 
 
+def test_heads_trained_together_cost_seconds_by_rows_width_outputs_and_number() -> None:
+    costs = _costs(clock=True)
+    costs.survey = lambda: [SurveyRecord(backbone="m/a", status="done", rows=50_000, width=384)]
+    costs.profile = replace(costs.profile, train=50_000, validation=0, classes=tuple(str(i) for i in range(100)))
+    seconds = costs.heads("m/a", 40, 64, 24)
+    assert 441 < seconds < 700  # 441 s were measured on one core
+    assert costs.heads("m/a", 40, 64, 12) < 0.6 * seconds
+    assert costs.heads("m/a", 20, 64, 24) == pytest.approx(seconds / 2)
+    costs.learn_heads("m/a", 10, 64, 24, seconds / 8)  # half of what was told for these epochs
+    assert costs.heads("m/a", 40, 64, 24) == pytest.approx(seconds / 2)
+    costs.clock = False
+    assert costs.heads("m/a", 40, 64, 24) == 0.0
+
+
 def test_epochs_that_train_only_a_head_say_nothing() -> None:
     costs = _costs(clock=True)
     costs.learn("m/a", [Phase(epochs=10, freeze=4)], 0.0, None, 3.0)

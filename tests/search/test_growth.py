@@ -15,7 +15,7 @@ from autotransfer.budget import Budget
 from autotransfer.profiles import Profile
 from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
-from autotransfer.schema import CutReport, Recipe, SurveyRecord, TrialRecord
+from autotransfer.schema import CutReport, Phase, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.candidates import Space
 from autotransfer.search.jobs import Context, Job, Record, RungJob, SurveyJob
 from autotransfer.search.policy import Search
@@ -133,6 +133,15 @@ def test_three_times_the_strategies_at_the_same_price_and_worth(
     assert costs["all"] <= 1.25 * costs["few"]
     assert scores["all"] >= scores["few"] - 0.02
     assert len(set(tried) - set(FEW)) >= 3  # others do get their turn
+
+
+def test_without_a_clock_measured_seconds_change_no_price(registry: Registry, tmp_path: Path) -> None:
+    search = World(registry, [s for s in registry.strategies() if s.id in FEW], 0, tmp_path).search
+    search.rounds.records = [SurveyRecord(backbone="m/0", status="done", rows=400, macs=1e8, seconds_per_row=0.01)]
+    before, phases = search.costs.unit("m/0"), [Phase(epochs=10, freeze=0)]
+    search.told.learn("m/0", phases, 0.0, 2, 1000.0)
+    assert search.told.pace("m/0") > 50.0  # seconds are still told, in a report
+    assert search.costs.unit("m/0") == before
 
 
 def test_a_search_that_finds_nothing_better_ends_and_says_so(

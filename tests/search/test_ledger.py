@@ -55,7 +55,7 @@ def test_a_line_cut_short_is_cut_off_before_the_next_is_written(tmp_path: Path) 
 
 def test_deadlines_are_no_part_of_a_job(tmp_path: Path) -> None:
     assert RungJob(id="t001", recipe=RECIPE, deadline=5.0).key == RungJob(id="t001", recipe=RECIPE).key
-    assert SurveyJob(backbone="a/b", rows=9, seconds=1.0).key == SurveyJob(backbone="a/b", rows=9).key
+    assert SurveyJob(backbone="a/b", rows=9, seconds=1.0, deadline=5.0).key == SurveyJob(backbone="a/b", rows=9).key
 
 
 @pytest.mark.parametrize("status", ["failed", "stopped"])

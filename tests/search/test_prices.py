@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from autotransfer.profiles import Profile
-from autotransfer.schema import CutReport, Phase, Recipe, SurveyRecord
+from autotransfer.schema import CutReport, Phase, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search.board import Board
+from autotransfer.search.candidates import FAMILY
 from autotransfer.search.costs import Costs
 from autotransfer.search.prices import Prices
 from autotransfer.spec import BackboneSpec
@@ -75,6 +76,20 @@ def test_the_first_rung_of_a_training_that_begins_with_the_head_costs_what_moves
     two_epochs = 3 * 2 * 100 * ROW
     assert prices.first(recipe("plain")) == prices.first(recipe("probed")) == pytest.approx(two_epochs)
     assert prices.first(recipe("head")) == (100 - 60) * ROW  # what the survey has not read yet
+
+
+def test_under_a_clock_a_family_of_heads_has_a_price_and_a_slow_one_raises_it(prices: Prices) -> None:
+    (record,) = prices.costs.survey()
+    done = replace(record, status="done", rows=100, width=32)
+    timed = replace(prices, costs=replace(prices.costs, survey=lambda: [done], clock=True))
+    cost = timed.first(recipe("head"))
+    assert cost > 0.0
+    own: Any = SimpleNamespace(recipe=recipe("head"), rivals=(recipe("head", lr=0.1),) * (FAMILY - 1))
+    trial = Board(prices.context, prices.registry).begin(own, (HEAD,), (None,), moves=False, letter="t")
+    told = TrialRecord(id="t001", recipe=own.recipe, status="done", epochs=HEAD.epochs, seconds=3.0 * cost)
+    timed.learn_heads(trial, told)
+    assert timed.first(recipe("head")) == timed.rest(trial) == pytest.approx(3.0 * cost)
+    assert timed.first(recipe("plain")) == timed.end(recipe("plain"), 0.0) == 0.0  # nothing was measured of passes
 
 
 def test_what_grows_is_weighed_by_the_whole_of_it(prices: Prices) -> None:

@@ -16,14 +16,14 @@ from autotransfer.profiles import Profile
 from autotransfer.registry import Registry
 from autotransfer.schema import CutReport, SurveyRecord
 from autotransfer.search.jobs import Context, SurveyJob, slug
-from autotransfer.search.rounds import FIRST_CHUNK, Rounds
+from autotransfer.search.rounds import FIRST_CHUNK, SHARE, SLACK, SLICE, Rounds
 from autotransfer.search.survey import LOSSES
 from autotransfer.spec import BackboneSpec
 
 SCORES = {"m/a": 0.9, "m/b": 0.8, "m/c": 0.7, "m/d": 0.6, "m/e": 0.5}
 
 
-def _profile(train: int) -> Profile:
+def _profile(train: int, validation: int = 50) -> Profile:
     return Profile(
         name="d",
         modality="image",
@@ -31,7 +31,7 @@ def _profile(train: int) -> Profile:
         metric="accuracy",
         rows=train,
         train=train,
-        validation=50,
+        validation=validation,
         test=50,
     )
 
@@ -125,6 +125,95 @@ def test_what_the_clock_cut_short_is_read_on_even_with_few_rows() -> None:
 def test_nothing_reads_on_when_there_is_no_time_for_it() -> None:
     told = _drive(_rounds(100_000, time.time() + 10.0), 100_000, 0.05)
     assert len(told) == 1
+
+
+def test_validation_rows_that_the_time_does_not_reach_for_are_not_begun() -> None:
+    rounds = _rounds(400, time.time() + 600.0)
+    rounds.profile = _profile(400, validation=50_000)
+    assert _drive(rounds, 400, 0.02) == [[(i, 400, False) for i in SCORES]]  # 1000 s each
+    assert rounds.record("m/a").notes == ("it read no further: the time does not reach",)
+    rounds = _rounds(400, time.time() + 600.0)
+    rounds.profile = _profile(400, validation=50_000)
+    told = _drive(rounds, 400, 0.001)  # 50 s each, of 240
+    assert told[1:] == [[(i, 400, True) for i in SCORES if i != "m/e"]]
+    untimed = _rounds(400, float("inf"))
+    untimed.profile = _profile(400, validation=50_000)
+    assert _drive(untimed, 400, 0.02) == [[(i, 400, True) for i in SCORES]]
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("autotransfer.search.rounds.time.time", lambda: self.now)
+
+    def drive(self, rounds: Rounds, seconds: float) -> list[list[SurveyJob]]:
+        """Answer every job after so many seconds, with all its rows; they say that a row takes a hundredth of one."""
+        jobs, told, answers = rounds.jobs(), list[list[SurveyJob]](), None
+        try:
+            while True:
+                batch: Any = jobs.send(answers)  # type: ignore[arg-type]
+                told.append(batch)
+                self.now += seconds * len(batch)
+                answers = [
+                    SurveyRecord(
+                        backbone=j.backbone,
+                        status="done" if j.last else "partial",
+                        rows=j.rows,
+                        params=1,
+                        score=0.5,
+                        seconds_per_row=0.01,
+                    )
+                    for j in batch
+                ]
+        except StopIteration:
+            return told
+
+
+def test_every_job_under_a_clock_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *later = Clock(monkeypatch).drive(_rounds(2000, 1000.0), 1.0)
+    assert {j.deadline for j in first} == {SHARE * 1000.0}
+    assert len(later) == 2
+    assert {j.deadline for batch in later for j in batch} == {SHARE * 1000.0}
+    _, *later = Clock(monkeypatch).drive(_rounds(2000, 100.0), 3.0)
+    assert [[j.backbone for j in batch] for batch in later] == [["m/a", "m/b", "m/c", "m/d"], ["m/a"]]
+    # The best one may take more than the survey's share, but not for ever: it reads 976 training rows and 50 others.
+    assert later[-1][0].deadline == pytest.approx(27.0 + SLACK * 0.01 * (976 + 50))
+    jobs = [j for batch in Clock(monkeypatch).drive(_rounds(2000, float("inf")), 1.0) for j in batch]
+    assert {(j.seconds, j.deadline) for j in jobs} == {(float("inf"), float("inf"))}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_many_backbones_are_opened_as_the_time_allows(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    ids = [f"m/{n:02}" for n in range(40)]
+
+    def rounds(deadline: float) -> Rounds:
+        made = _rounds(300, deadline, workers)
+        specs = {i: BackboneSpec(id=i, factory="m:f", params=9 if i == "m/33" else 3) for i in ids}
+        made.context = replace(made.context, specs=specs)
+        return made
+
+    short, size = rounds(100.0), SLICE * workers
+    told = Clock(monkeypatch).drive(short, 10.0)
+    assert [[j.backbone for j in batch] for batch in told] == [[*ids[:size], "m/33"]]
+    skipped = [r for r in short.records if r.status == "skipped"]
+    assert [r.backbone for r in skipped] == [i for i in ids[size:] if i != "m/33"]
+    assert {r.reason for r in skipped} == {
+        f"the survey's share of the time was over before its turn, after {size + 1} backbones"
+    }
+    assert set(short.order()) == {*ids[:size], "m/33"}
+    long = rounds(10_000.0)
+    told = Clock(monkeypatch).drive(long, 10.0)
+    assert [j.backbone for batch in told for j in batch] == [
+        *ids[:size],
+        "m/33",
+        *(i for i in ids[size:] if i != "m/33"),
+    ]
+    assert max(len(batch) for batch in told) == size + 1
+    assert [r.backbone for r in long.records] == ids
+    untimed = Clock(monkeypatch).drive(rounds(float("inf")), 10.0)
+    assert [[j.backbone for j in batch] for batch in untimed] == [ids]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -55,6 +55,19 @@ def test_heads_of_a_family_are_one_trial_whose_model_predicts_as_it_was_scored(
     assert trial.objective == pytest.approx(trial.scores["multiclass"]["accuracy"])
 
 
+def test_heads_of_a_family_stop_at_the_deadline_and_are_as_good_as_they_were(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_DISABLE", "baselines")
+    monkeypatch.setattr("autotransfer.search.policy.Search.end", lambda self, id: 0.0)  # it is over before it begins
+    model = _fit(stripes, toynet, strategies=["core/probe"], trials=1)
+    (trial,) = [t for t in model.run.trials if t.id.startswith("t")]
+    assert (trial.status, trial.reason) == ("stopped", "the budget ended")
+    assert any(f"best of {FAMILY} heads" in n for n in trial.notes)
+    assert 0.0 < trial.epochs <= 1.0
+    assert trial.objective == pytest.approx(trial.scores["multiclass"]["accuracy"])
+
+
 def test_a_second_run_reads_no_row_again_and_finds_the_same(
     stripes: Any, weighed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

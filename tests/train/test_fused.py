@@ -108,6 +108,22 @@ def test_each_head_equals_the_one_trained_alone(name: str, known: bool, monkeypa
         assert head.best_epoch == EPOCHS
 
 
+@pytest.mark.usefixtures("last")
+def test_at_the_deadline_heads_are_what_the_steps_until_then_made_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = together(SETTINGS)
+    now = iter(range(100))
+    monkeypatch.setattr(fused.time, "time", lambda: float(next(now)))
+    per_epoch = steps_per_epoch(len(data("multiclass")[1]), SIZE)
+    stopped = together(SETTINGS, deadline=per_epoch + 2.5)  # an epoch looks at the clock once more than it has steps
+    monkeypatch.undo()
+    for one, other in zip(stopped, whole, strict=True):
+        assert other.epochs == EPOCHS
+        assert one.epochs == (per_epoch + 3) / per_epoch
+        assert [p.epoch for p in one.curve] == [1.0, one.epochs]
+        assert one.curve[0].train_loss == other.curve[0].train_loss
+        assert one.best_epoch == one.epochs
+
+
 @pytest.mark.parametrize(
     ("name", "weighted"), [(n, w) for n in TASKS for w in (False, True) if n != "regression" or not w]
 )
