@@ -76,7 +76,7 @@ class Trainer:
         """Every phase has run, or early stopping ended it."""
         return bool(self.stopped) or self.step >= total_steps(self.job.phases, self.per_epoch)
 
-    def run(self, until: int | None = None) -> bool:
+    def run(self, until: float | None = None) -> bool:
         """Train to the end of epoch ``until`` (None: of the last phase); True unless the deadline came first.
 
         Args:
@@ -87,7 +87,7 @@ class Trainer:
         """
         if self.stopped:
             return True
-        stop = None if until is None else until * self.per_epoch
+        stop = None if until is None else round(until * self.per_epoch)
         for segment in segments(self.job.phases, self.per_epoch, self.step, stop):
             if self.phase != segment.phase:
                 self.enter(segment.phase)
