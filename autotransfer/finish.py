@@ -13,17 +13,26 @@ from autotransfer.recipes import spec_id
 from autotransfer.registry import Registry
 from autotransfer.report.judged import HeldOut
 from autotransfer.schema import Evaluation, Recipe, TrialRecord
+from autotransfer.search.candidates import HEAD_START
 from autotransfer.search.fitted import fitted_state
 from autotransfer.search.jobs import Context
+from autotransfer.search.survey import LAST_ROWS
+from autotransfer.search.transferability import judge
 from autotransfer.search.trial import Worker, build_network
 from autotransfer.spec import BackboneSpec
+from autotransfer.strategy import HeadState, overrides
 from autotransfer.tasks.judged import evaluation
 from autotransfer.train import checkpoint
+from autotransfer.train.autocast import exact
 from autotransfer.train.evaluate import arithmetic, device_of, predict
+from autotransfer.train.heads import LinearHead
 from autotransfer.train.neighbours import with_tensors
+from autotransfer.train.sharing import evened_heads
 
 if TYPE_CHECKING:
+    from autotransfer.protocols import Task
     from autotransfer.search.policy import Search
+    from autotransfer.train.loop import Trainer
     from autotransfer.train.network import TransferNetwork
 
 
@@ -36,19 +45,15 @@ def winning_network(
         context: of the search.
         registry: that knows the backbone and the strategy.
         record: of the trial.
-        refit: train the recipe again on training and validation rows together, to the epoch that was best.
+        refit: train the recipe again on training and validation rows together, to the epoch that was best, from
+            such a start as the trial had.
     """
     worker, recipe = Worker(context, registry), record.recipe
     spec = context.specs[spec_id(recipe)]
     with arithmetic(recipe.threads, recipe.dtype, worker.device):
         state = None
         if refit and not spec.fitted:
-            prepared = context.prepared
-            both = np.concatenate([prepared.train, prepared.validation])
-            trainer = worker.trainer(recipe, None, rows=(worker.prepared(both, spec), None))
-            trainer.run(round(record.best_epoch) or None)
-            trainer.finish()
-            return _shifted(trainer.job.network, record).eval(), state
+            return _shifted(_trained_again(worker, record, spec), record).eval(), state
         backbone = worker.backbone(spec)
         if spec.fitted:
             state = fitted_state(context, spec, backbone, None)
@@ -59,6 +64,36 @@ def winning_network(
         network.head = with_tensors(network.head, tensors)
         network.load_state_dict({**network.state_dict(), **tensors})
         return _shifted(network, record).eval(), state
+
+
+def _trained_again(worker: Worker, record: TrialRecord, spec: BackboneSpec) -> TransferNetwork:
+    """Return a trial's recipe trained on training and validation rows together, to the epoch that was best.
+
+    That epoch was counted from the trial's own start, over all of its phases: 0 is the start itself.
+    """
+    prepared, recipe = worker.context.prepared, record.recipe
+    both = worker.prepared(np.concatenate([prepared.train, prepared.validation]), spec)
+    trainer = worker.trainer(recipe, None, rows=(both, None))
+    head, strategy = trainer.job.network.head, trainer.job.strategy
+    own = trainer.job.network.adapted or strategy.depths or overrides(strategy, "head")
+    if recipe.values.get(HEAD_START) and not own and isinstance(head, LinearHead):
+        head.begin(_head_start(trainer, worker.task))
+    trainer.run(record.best_epoch)
+    if trainer.average:  # nothing was evaluated, so that its weights are still the last step's
+        trainer.load(trainer.average)
+    trainer.finish()
+    return trainer.job.network
+
+
+def _head_start(trainer: Trainer, task: Task) -> HeadState:
+    """Return the closed-form head of the survey, of as many rows at most, spread over all that are trained on."""
+    rows = trainer.job.train
+    some = torch.linspace(0, len(rows) - 1, min(len(rows), LAST_ROWS), dtype=torch.float64).round().long()
+    groups: torch.Tensor | None = getattr(rows, "groups", None)
+    with exact():
+        targets = rows.targets[some]
+        found = judge(trainer.pooled()[0][some], targets, task, None if groups is None else groups[some])
+    return evened_heads(found.head, task, rows.targets, trainer.job.training.balance)
 
 
 def _shifted(network: TransferNetwork, record: TrialRecord) -> TransferNetwork:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import logging
+import sys
 from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 """Of the entries; raised whenever a survey would find other things on the same rows."""
 RECORD, UNLABELED = "record", "unlabeled"
+_CODE: dict[str, tuple[ModuleSpec, str]] = {}
 
 
 def find_survey(context: Context, spec: BackboneSpec) -> SurveyRecord | None:
@@ -86,12 +91,40 @@ def _key(context: Context, spec: BackboneSpec, kind: str = "survey", *more: str)
     if not context.store or file is None or spec.weights is None or spec.fitted:
         return ""
     plugin = next((e for e in context.manifest if e["name"] == spec.namespace), {})
-    about: tuple[Any, ...] = (FORMAT, torch.__version__, to_json(spec), to_json(plugin), _identity(Path(file)))
+    code = (to_json(plugin), code_of(spec.factory))
+    about: tuple[Any, ...] = (FORMAT, torch.__version__, to_json(spec), *code, _identity(Path(file)))
     profile = context.prepared.profile
     if kind == UNLABELED:
         assert profile.unlabeled is not None
         return Store.key(kind, slug(spec.id), *about, profile.unlabeled.fingerprint, *more)
     return Store.key(kind, slug(spec.id), *about, profile.fingerprint, context.prepared.task.to_json())
+
+
+def code_of(factory: str) -> str:
+    """Return a hash of the source that builds a backbone: of its factory's module, and of the files beside it.
+
+    An editable install keeps its version, and a module without a distribution has none, whatever is edited. What a
+    process has loaded is hashed once, however the files change meanwhile; empty where there is no source (a
+    single-file plugin, whose checksum the manifest holds).
+
+    Args:
+        factory: ``package.module:callable``.
+    """
+    name = factory.partition(":")[0]
+    try:
+        loaded = getattr(sys.modules.get(name), "__spec__", None) or importlib.util.find_spec(name)
+    except ImportError:
+        return ""
+    if loaded is None or not loaded.origin or not loaded.origin.endswith(".py"):
+        return ""
+    if name not in _CODE or _CODE[name][0] is not loaded:  # a module that was loaded again has another spec
+        file = Path(loaded.origin)
+        files = sorted(file.parent.glob("*.py")) if loaded.parent else [file]
+        found = hashlib.sha256()
+        for one in files:
+            found.update(f"{one.name} {one.stat().st_size}\n".encode() + one.read_bytes())
+        _CODE[name] = (loaded, found.hexdigest())
+    return _CODE[name][1]
 
 
 def _identity(path: Path) -> list[Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from autotransfer.errors import PluginContractError
 from autotransfer.protocols import Tasks
@@ -24,6 +26,8 @@ _RANK = {"vector": 2, "tokens": 3, "map": 4}
 _HALF = (torch.bfloat16, torch.float16)
 STANDARDISE_ROWS = 512
 """Training rows whose features give a head's fixed statistics."""
+NEVER = -30.0
+"""Bias of a class without a training row."""
 
 
 class Head(nn.Module):
@@ -216,7 +220,8 @@ def closed_form(
     """Return a strategy's closed-form head on pooled features [N, width] of rows.
 
     One that takes ``groups`` gets the rows' groups, one that takes ``unlabeled`` the features of unlabeled rows. Of
-    several targets each has its own, on the rows that have its label; None where any has none.
+    several targets each has its own, on the rows that have its label; None where any has none. A strategy is told
+    class numbers, not how many classes there are: those that sort last and have no row are added (:func:`padded`).
 
     Raises:
         PluginContractError: one of several targets has a head that is not linear.
@@ -228,12 +233,12 @@ def closed_form(
     if not isinstance(task, Tasks):
         more |= {"groups": groups} if "groups" in takes else {}
         found: HeadState | NeighbourState | None = given(pooled, rows.targets, **more)
-        return found
+        return padded(found, rows.targets, task.outputs)
     heads: list[HeadState] = []
     for part in task.parts:
         own, targets = part.labelled(rows.targets)
         grouped = {"groups": None if groups is None else groups[own]} if "groups" in takes else {}
-        state = given(pooled[own], targets, **grouped, **more)
+        state = padded(given(pooled[own], targets, **grouped, **more), targets, part.task.outputs)
         if state is None:
             return None
         if not isinstance(state, HeadState):
@@ -243,6 +248,32 @@ def closed_form(
             )
         heads.append(state)
     return stacked(heads)
+
+
+def padded(
+    state: HeadState | NeighbourState | None, targets: Tensor, outputs: int
+) -> HeadState | NeighbourState | None:
+    """Return a closed-form head with all outputs, where it lacks those of the last classes, which have no row.
+
+    A linear one all but never says such a class; neighbours have no share of it. Any other head stays as it is.
+
+    Args:
+        state: what a strategy gave.
+        targets: that it was given, encoded.
+        outputs: of the task.
+    """
+    if targets.is_floating_point() or not len(targets):
+        return state
+    if isinstance(state, HeadState):
+        missing = outputs - len(state.bias)
+        if 0 < missing < outputs - int(targets.max()):
+            weight = functional.pad(state.weight, (0, 0, 0, missing))
+            return replace(state, weight=weight, bias=functional.pad(state.bias, (0, missing), value=NEVER))
+    elif isinstance(state, NeighbourState):
+        missing = outputs - state.values.shape[1]
+        if 0 < missing < outputs - int(targets.max()):
+            return replace(state, values=functional.pad(state.values, (0, missing)))
+    return state
 
 
 def stacked(heads: Sequence[HeadState]) -> HeadState:

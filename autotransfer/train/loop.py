@@ -23,7 +23,7 @@ from autotransfer.train.heads import STANDARDISE_ROWS, closed_form
 from autotransfer.train.job import Job
 from autotransfer.train.neighbours import NeighbourHead, with_state
 from autotransfer.train.pace import Pace
-from autotransfer.train.prefixes import affordable_views
+from autotransfer.train.prefixes import Kept, affordable_views
 from autotransfer.train.ragged import lengths_of
 from autotransfer.train.sampling import alike, batches, epoch_order, steps_per_epoch, stream
 from autotransfer.train.schedule import Segment, augmentation, make_optimizer, rate, segments, total_steps
@@ -61,7 +61,7 @@ class Trainer:
         self.pristine = True
         self._pooled = None if job.network.adapted else job.pooled
         self._losses: list[float] = []
-        self._prefix: tuple[tuple[int, str], Prefix | None] | None = None
+        self._kept = Kept()
         self._seen: tuple[int, np.ndarray] | None = None
         self._order: tuple[tuple[int, int], list[np.ndarray]] | None = None
         self._start()
@@ -76,7 +76,7 @@ class Trainer:
         """Every phase has run, or early stopping ended it."""
         return bool(self.stopped) or self.step >= total_steps(self.job.phases, self.per_epoch)
 
-    def run(self, until: int | None = None) -> bool:
+    def run(self, until: float | None = None) -> bool:
         """Train to the end of epoch ``until`` (None: of the last phase); True unless the deadline came first.
 
         Args:
@@ -87,7 +87,7 @@ class Trainer:
         """
         if self.stopped:
             return True
-        stop = None if until is None else until * self.per_epoch
+        stop = None if until is None else round(until * self.per_epoch)
         for segment in segments(self.job.phases, self.per_epoch, self.step, stop):
             if self.phase != segment.phase:
                 self.enter(segment.phase)
@@ -122,9 +122,8 @@ class Trainer:
         """Take note that tensors of these names are no longer what they were: what is stored after them is outdated."""
         changed = {n.removeprefix("backbone.") for n in names if n.startswith("backbone.")}
         self.pristine = self.pristine and not changed
-        found, owners = self._prefix[1] if self._prefix is not None else None, self.job.stages.owners
-        if changed and (found is None or any(owners.get(n, 0) < found.cut.after for n in changed)):
-            self._prefix = ((self.phase, self.augment), None)
+        if changed:
+            self._kept.outdate((self.phase, self.augment), changed)
 
     def enter(self, phase: int) -> None:
         """Begin a phase: choose what is trained and make a new optimizer."""
@@ -202,8 +201,9 @@ class Trainer:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put tensors of a snapshot in their place."""
         current = self.job.network.state_dict(keep_vars=True)
-        for name, tensor in state.items():
-            current[name].copy_(tensor)
+        with self._kept.checked(current, state):
+            for name, tensor in state.items():
+                current[name].copy_(tensor)
 
     def outputs(self) -> Tensor:
         """Return the network's outputs on the validation rows."""
@@ -221,9 +221,7 @@ class Trainer:
 
     def prefix(self) -> Prefix | None:
         """Return the stored activations that this phase starts from; None: it runs the whole network."""
-        if self._prefix is None or self._prefix[0] != (self.phase, self.augment):
-            self._prefix = ((self.phase, self.augment), self._find_prefix())
-        return self._prefix[1]
+        return self._kept.at((self.phase, self.augment), self._find_prefix)
 
     @property
     def augment(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,10 @@ class Prefix:
     entries: Mapping[str, Sequence[Mapping[str, np.ndarray[Any, Any]]]]
     """Arrays of the store, by split, one a view."""
     rows: Mapping[str, Rows]
+
+    def holds(self, name: str) -> bool:
+        """Return whether a tensor of the backbone lies before the cut."""
+        return self.stages.owners.get(name, 0) < self.cut.after
 
     @contextmanager
     def suffix(
@@ -91,6 +95,54 @@ class Prefix:
                     found.append(network.head(*run()).float().cpu())
             parts.append(in_order(window, found))
         return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
+class Kept:
+    """The stored activations that a training goes on from: never those of other weights than lie before their cut."""
+
+    def __init__(self) -> None:
+        self._found: tuple[Hashable, Prefix | None] | None = None
+        self._aside: tuple[tuple[Hashable, Prefix | None], dict[str, Tensor]] | None = None
+        """What was found, and the tensors before its cut that it belongs to, while others are in their place."""
+
+    def at(self, key: Hashable, find: Callable[[], Prefix | None]) -> Prefix | None:
+        """Return what was found for a stretch of the training; asked for the first time, it is looked for."""
+        if self._found is None or self._found[0] != key:
+            self._found = (key, find())
+        return self._found[1]
+
+    def outdate(self, key: Hashable, changed: Iterable[str]) -> None:
+        """Let a stretch run without stored activations where one of these tensors of the backbone is before the cut."""
+        found = self._found[1] if self._found is not None else None
+        if found is None or any(found.holds(n) for n in changed):
+            self._found = (key, None)
+
+    @contextmanager
+    def checked(self, state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[None]:
+        """Set what was found aside where tensors before its cut change within, and take it up once they are back.
+
+        Args:
+            state: the network's own tensors, by name.
+            given: what some of them become.
+        """
+        found = self._found[1] if self._found is not None else None
+        changes = found is not None and _differ(_prefixed(found, given), state)
+        if self._found is not None and found is not None and changes:
+            before = {n: t.detach().clone() for n, t in _prefixed(found, state).items()}
+            self._aside, self._found = (self._found, before), (self._found[0], None)
+        yield
+        if not changes and self._aside is not None and not _differ(self._aside[1], state):
+            self._found, self._aside = self._aside[0], None
+
+
+def _prefixed(found: Prefix, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a network that lie before a cut."""
+    own = "backbone."
+    return {n: t for n, t in state.items() if n.startswith(own) and found.holds(n.removeprefix(own))}
+
+
+def _differ(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    return any(not torch.equal(t.to(state[n]), state[n]) for n, t in tensors.items())
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from autotransfer import engine
 from autotransfer.config import Settings
 from autotransfer.model import TransferModel, load
-from autotransfer.search import recall
+from autotransfer.search import recall, trial
 from autotransfer.search.candidates import FAMILY
 from autotransfer.search.memory import Memory
 from autotransfer.search.surrogate import Observation
@@ -149,3 +151,38 @@ def test_the_best_of_an_earlier_run_on_these_data_is_tried_again(
     assert any("the best of earlier runs" in n for n in same.notes)
     other = _fit(stripes, toynet, memory=True, trials=8, space={**space, "lr_ratio": [0.7]}).run
     assert not any("the best of earlier runs" in n for r in other.trials for n in r.notes)
+
+
+def test_edited_code_is_surveyed_again_though_its_version_stays(
+    stripes: Any, weighed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AUTOTRANSFER_PLUGINS", "core=autotransfer_strategies")
+    package, opened, plain = tmp_path / "toynet", list[str](), trial.open_backbone
+    package.mkdir()
+    (package / "__init__.py").write_text(Path(weighed).read_text())
+    (package / "layers.py").write_text("SLOPE = 0.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path(weighed).unlink()
+    monkeypatch.setitem(sys.modules, "toynet", sys)  # so that it is taken out in the end
+    del sys.modules["toynet"]
+    module = importlib.import_module("toynet")
+    monkeypatch.setattr(trial, "open_backbone", lambda spec, *more: opened.append(spec.id) or plain(spec, *more))
+
+    def surveys() -> int:
+        opened.clear()
+        given = {"backbones": ["toynet/small"], "executor": "serial", "trials": 1, "space": {"epochs": 1}}
+        engine.fit(Settings(data=stripes, plugins=[module], **given))
+        return len(opened)
+
+    assert [surveys(), surveys()] == [1, 0]
+    code = recall.code_of("toynet:build")
+    (package / "layers.py").write_text("SLOPE = 0.2\n")
+    assert recall.code_of("toynet:build") == code  # what is in memory is as it was
+    module = importlib.reload(module)
+    assert recall.code_of("toynet:build") != code
+    assert surveys() == 1
+
+
+def test_code_without_source_has_no_hash() -> None:
+    assert [recall.code_of(f) for f in ("no_such_module:build", "no.such.module:build", "math:build")] == ["", "", ""]

@@ -12,6 +12,7 @@ import torch
 from autotransfer.schema import Phase
 from autotransfer.store import Store
 from autotransfer.train import checkpoint, prefixes
+from autotransfer.train.evaluate import predict
 from autotransfer.train.prefixes import Prefixes
 
 
@@ -105,6 +106,36 @@ def test_a_resumed_training_goes_on_from_the_same_activations(toys: SimpleNamesp
     checkpoint.load(again, tmp_path / "checkpoint")
     again.run()
     torch.testing.assert_close(again.outputs(), straight.outputs(), rtol=0, atol=1e-6)
+
+
+def test_weights_of_an_earlier_phase_are_scored_by_what_they_give(toys: SimpleNamespace, tmp_path: Path) -> None:
+    made = _trainer(toys, tmp_path, [Phase(epochs=2, lr=1e-2, freeze=0), Phase(epochs=3, lr=10.0, freeze=2)])
+    made.run(until=1)
+    best = made.snapshot()
+    made.run()
+    stored, latest, now = made.prefix(), made.snapshot(), made.outputs()
+    assert stored is not None
+    made.best, made.best_state = (1.0, 2.0), best  # better than all that came after
+    made.load_best()
+    plain = predict(made.job.network, made.job.validation)
+    assert torch.equal(made.outputs(), plain)
+    made.load(latest)
+    assert made.prefix() is stored
+    assert torch.equal(made.outputs(), now)
+    assert not torch.allclose(now, plain, atol=0.1)
+    made.finish()
+    assert torch.equal(made.outputs(), plain)
+
+
+def test_a_snapshot_with_the_same_tensors_before_the_cut_leaves_activations_in_use(
+    toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    made = _trainer(toys, tmp_path, [Phase(epochs=3, lr=1e-2, freeze=2)])
+    made.run()
+    stored = made.prefix()
+    assert stored is not None
+    made.load_best()
+    assert made.prefix() is stored
 
 
 def test_nothing_is_stored_for_one_pass_or_where_reading_costs_more(
