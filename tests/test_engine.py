@@ -154,6 +154,15 @@ def test_an_interrupt_before_anything_was_surveyed_is_told_as_it_came(stripes: A
         _fit(stripes, toynet, interrupt)
 
 
+@pytest.mark.parametrize("closed", [(), ("core/ridge", "core/knn")])
+def test_heads_of_a_small_space_are_each_tried_once(stripes: Any, toynet: str, closed: tuple[str, ...]) -> None:
+    rates = [1e-4, 3e-4, 1e-3, 3e-3]
+    model = _fit(stripes, toynet, trials=12, strategies=["core/probe", *closed], space={"lr": rates, "epochs": 1})
+    heads = [r for r in model.run.trials if r.recipe.strategy == "core/probe"]
+    assert {r.recipe.values["lr"] for r in heads} <= set(rates)
+    assert len({r.recipe.key for r in heads}) == len(heads) > 1
+
+
 def test_a_larger_budget_goes_on(stripes: Any, toynet: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert len(_fit(stripes, toynet, out=out, trials=2).run.trials) == 4

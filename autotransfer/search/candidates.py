@@ -294,10 +294,12 @@ class Proposer:
         reason = "expected to improve most for its cost"
         return [Candidate(recipe=r, reason=reason) for r in self._one_a_family(list(found.values()))]
 
-    def take(self, candidate: Candidate) -> Candidate:
-        """Return a drawn candidate with its rivals, and note that they are tried, so that none is proposed again."""
-        (whole,) = self._new(candidate.recipe, candidate.reason)
-        return whole
+    def take(self, candidate: Candidate) -> Candidate | None:
+        """Return a drawn candidate with its rivals, and note that they are tried, so that none is proposed again.
+
+        None where it is a rival of a head that was taken after it was drawn: then it is tried already.
+        """
+        return next(iter(self._new(candidate.recipe, candidate.reason)), None)
 
     def _one_a_family(self, recipes: list[Recipe]) -> list[Recipe]:
         """Return the recipes without heads that would be trained with another one's, or were; unless all are such."""

@@ -190,8 +190,9 @@ class Search:
                 continue
             assert option.candidate is not None
             drawn.remove(option.candidate)
-            if self._fits(option.candidate, planned):
-                batch.append(self.begin(proposer.take(option.candidate)))
+            whole = proposer.take(option.candidate) if self._fits(option.candidate, planned) else None
+            if whole is not None:
+                batch.append(self.begin(whole))
                 planned += self.prices.first(option.candidate.recipe)
         return batch
 
