@@ -33,6 +33,34 @@ def autotransfer_backbones():
     return [BackboneSpec(id="mine/conv", factory=build, input=ImageInput(size=16, crop=1.0))]
 """
 
+UNTRAINABLE = """
+import torch
+from torch import nn
+
+from autotransfer.plugin import BackboneSpec, ImageInput, hookimpl
+
+
+class Once(nn.Module):
+    def forward(self, x):
+        if x.requires_grad:
+            x.register_hook(self.refuse)
+        return x
+
+    def refuse(self, gradient):
+        raise RuntimeError("no gradient passes here")
+
+
+def build(weights):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Conv2d(3, 12, 5, 3), Once(), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+
+
+@hookimpl
+def autotransfer_backbones():
+    return [BackboneSpec(id="mine/once", factory=build, input=ImageInput(size=16, crop=1.0))]
+"""
+
 
 def _fit(data: Any, toynet: str, notify: Any = engine.silent, **more: Any) -> TransferModel:
     given = {
@@ -244,6 +272,25 @@ def test_every_trial_failing_is_an_error_with_the_reasons(
     faulty = toynet.replace("toynet.py", "faulty.py")
     with pytest.raises(NoTrialSucceededError, match="licence server"):
         _fit(stripes, toynet, plugins=[faulty], backbones=["faulty/raises"])
+
+
+def test_where_each_of_the_trials_failed_there_is_a_head_a_baseline_or_an_error(
+    stripes: Any, toynet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(UNTRAINABLE)
+    only: dict[str, Any] = {"plugins": [str(tmp_path / "mine.py")], "backbones": ["mine/once"], "trials": 1}
+    baseline = _fit(stripes, toynet, strategies=["core/full"], **only)
+    assert baseline.recipe.backbone.startswith("baselines/")
+    monkeypatch.setenv("AUTOTRANSFER_DISABLE", "baselines")
+    model = _fit(stripes, toynet, strategies=["core/full", "core/probe"], **only)
+    failed, head = (r for r in model.run.trials if r.id.startswith("t"))
+    assert (failed.status, failed.recipe.strategy) == ("failed", "core/full")
+    assert "no gradient passes here" in failed.reason
+    assert (model.run.winner, model.run.status, head.recipe.strategy) == (head.id, "complete", "core/probe")
+    assert any("beyond the number of trials" in n for n in head.notes)
+    assert not any("rows" in n for n in head.notes)  # it saw all of them
+    with pytest.raises(NoTrialSucceededError, match="no gradient passes here"):
+        _fit(stripes, toynet, strategies=["core/full"], **only)
 
 
 @pytest.mark.parametrize("kind", ["regression", "multilabel", "binary"])
