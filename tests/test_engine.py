@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,26 @@ def test_offline_without_weights_is_an_error_that_names_each(
         _fit(stripes, toynet, backbones=["packs/*"], offline=True)
     assert "packs/efficientnet-lite0" in str(caught.value)
     assert "weights fetch" in str(caught.value)
+
+
+def test_a_class_that_no_validation_row_has_has_no_say_in_the_auc(stripes: Any, toynet: str) -> None:
+    images, labels = stripes
+    rare = np.where(np.arange(len(labels)) < 2, "rare", labels)
+    model = _fit((images, rare), toynet, metric="roc_auc", trials=5)
+    assert any("no say in the validation score: rare" in i.text for i in model.run.profile.issues)
+    assert all(r.status != "failed" and 0 <= r.objective <= 1 for r in model.run.trials)
+
+
+def test_a_trial_without_a_finite_objective_has_failed(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparing = importlib.import_module("autotransfer.data.prepare")  # of which the package keeps a function
+    images, labels = stripes
+    held = (images[labels == "row"][:9], labels[labels == "row"][:9])
+    monkeypatch.setattr(preparing, "decidable", lambda task, targets: None)  # as if it had not been seen before
+    with pytest.raises(NoTrialSucceededError, match="what decides has no value") as caught:
+        _fit((images, labels), toynet, validation=held, metric="roc_auc", trials=5)
+    assert str(caught.value).count("objective is -inf") >= 5
 
 
 def test_every_trial_failing_is_an_error_with_the_reasons(
