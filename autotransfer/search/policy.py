@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from autotransfer.budget import Budget
 from autotransfer.profiles import Profile
 from autotransfer.recipes import AUGMENT, spec_id
-from autotransfer.schema import Candidate, Recipe, Refusal, SurveyRecord, TrialRecord
+from autotransfer.schema import Candidate, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search import alone, rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
@@ -356,7 +356,7 @@ class Search:
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)}"
         if cost and not planned and all(r.name != name for r in self.space.refusals):
-            self.space.refusals.append(Refusal(name=name, reason=why))
+            self.space.refuse(name, why)
         return False
 
     def in_time(self, id: str, cost: float, planned: float = 0.0) -> bool:
