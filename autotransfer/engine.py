@@ -219,7 +219,7 @@ def _plan(ready: Ready) -> Plan:
     transferring = [s for s in ready.pool.specs if s.transfer]
     largest = max(transferring, key=lambda s: (s.params or 0, s.id)).id
     # Stages that are traced are not known yet, so nothing may be refused for want of them.
-    space = replace(ready.space, refusals=[], specs={s.id: s for s in ready.pool.specs})
+    space = replace(ready.space, refused={}, specs={s.id: s for s in ready.pool.specs})
     proposer = Proposer(space, [], [s.id for s in transferring], largest)
     made = Plan(
         backbones=tuple(s.id for s in ready.pool.specs),

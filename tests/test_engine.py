@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,34 @@ def build(weights):
 @hookimpl
 def autotransfer_backbones():
     return [BackboneSpec(id="mine/conv", factory=build, input=ImageInput(size=16, crop=1.0))]
+"""
+
+UNTRAINABLE = """
+import torch
+from torch import nn
+
+from autotransfer.plugin import BackboneSpec, ImageInput, hookimpl
+
+
+class Once(nn.Module):
+    def forward(self, x):
+        if x.requires_grad:
+            x.register_hook(self.refuse)
+        return x
+
+    def refuse(self, gradient):
+        raise RuntimeError("no gradient passes here")
+
+
+def build(weights):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Conv2d(3, 12, 5, 3), Once(), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+
+
+@hookimpl
+def autotransfer_backbones():
+    return [BackboneSpec(id="mine/once", factory=build, input=ImageInput(size=16, crop=1.0))]
 """
 
 
@@ -154,6 +183,15 @@ def test_an_interrupt_before_anything_was_surveyed_is_told_as_it_came(stripes: A
         _fit(stripes, toynet, interrupt)
 
 
+@pytest.mark.parametrize("closed", [(), ("core/ridge", "core/knn")])
+def test_heads_of_a_small_space_are_each_tried_once(stripes: Any, toynet: str, closed: tuple[str, ...]) -> None:
+    rates = [1e-4, 3e-4, 1e-3, 3e-3]
+    model = _fit(stripes, toynet, trials=12, strategies=["core/probe", *closed], space={"lr": rates, "epochs": 1})
+    heads = [r for r in model.run.trials if r.recipe.strategy == "core/probe"]
+    assert {r.recipe.values["lr"] for r in heads} <= set(rates)
+    assert len({r.recipe.key for r in heads}) == len(heads) > 1
+
+
 def test_a_larger_budget_goes_on(stripes: Any, toynet: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert len(_fit(stripes, toynet, out=out, trials=2).run.trials) == 4
@@ -228,6 +266,26 @@ def test_offline_without_weights_is_an_error_that_names_each(
     assert "weights fetch" in str(caught.value)
 
 
+def test_a_class_that_no_validation_row_has_has_no_say_in_the_auc(stripes: Any, toynet: str) -> None:
+    images, labels = stripes
+    rare = np.where(np.arange(len(labels)) < 2, "rare", labels)
+    model = _fit((images, rare), toynet, metric="roc_auc", trials=5)
+    assert any("no say in the validation score: rare" in i.text for i in model.run.profile.issues)
+    assert all(r.status != "failed" and 0 <= r.objective <= 1 for r in model.run.trials)
+
+
+def test_a_trial_without_a_finite_objective_has_failed(
+    stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preparing = importlib.import_module("autotransfer.data.prepare")  # of which the package keeps a function
+    images, labels = stripes
+    held = (images[labels == "row"][:9], labels[labels == "row"][:9])
+    monkeypatch.setattr(preparing, "decidable", lambda task, targets: None)  # as if it had not been seen before
+    with pytest.raises(NoTrialSucceededError, match="what decides has no value") as caught:
+        _fit((images, labels), toynet, validation=held, metric="roc_auc", trials=5)
+    assert str(caught.value).count("objective is -inf") >= 5
+
+
 def test_every_trial_failing_is_an_error_with_the_reasons(
     stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +293,25 @@ def test_every_trial_failing_is_an_error_with_the_reasons(
     faulty = toynet.replace("toynet.py", "faulty.py")
     with pytest.raises(NoTrialSucceededError, match="licence server"):
         _fit(stripes, toynet, plugins=[faulty], backbones=["faulty/raises"])
+
+
+def test_where_each_of_the_trials_failed_there_is_a_head_a_baseline_or_an_error(
+    stripes: Any, toynet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(UNTRAINABLE)
+    only: dict[str, Any] = {"plugins": [str(tmp_path / "mine.py")], "backbones": ["mine/once"], "trials": 1}
+    baseline = _fit(stripes, toynet, strategies=["core/full"], **only)
+    assert baseline.recipe.backbone.startswith("baselines/")
+    monkeypatch.setenv("AUTOTRANSFER_DISABLE", "baselines")
+    model = _fit(stripes, toynet, strategies=["core/full", "core/probe"], **only)
+    failed, head = (r for r in model.run.trials if r.id.startswith("t"))
+    assert (failed.status, failed.recipe.strategy) == ("failed", "core/full")
+    assert "no gradient passes here" in failed.reason
+    assert (model.run.winner, model.run.status, head.recipe.strategy) == (head.id, "complete", "core/probe")
+    assert any("beyond the number of trials" in n for n in head.notes)
+    assert not any("rows" in n for n in head.notes)  # it saw all of them
+    with pytest.raises(NoTrialSucceededError, match="no gradient passes here"):
+        _fit(stripes, toynet, strategies=["core/full"], **only)
 
 
 @pytest.mark.parametrize("kind", ["regression", "multilabel", "binary"])

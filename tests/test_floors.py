@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("errors", "budget", "gap", "codec", "space", "spec", "targets", "profiles", "schema", "recipes"),
+    ("errors", "budget", "gap", "codec", "yaml12", "space", "spec", "targets", "profiles", "schema", "recipes"),
     ("protocols", "strategy", "hookspecs", "contract", "home", "mend", "discovery", "registry", "plugin"),
     ("weights", "store", "store_files", "tasks", "data", "train"),
     ("search",),

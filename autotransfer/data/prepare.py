@@ -17,7 +17,7 @@ from autotransfer.data.readers import read
 from autotransfer.data.rows import PreparedRows
 from autotransfer.data.split import Split, split_rows, united
 from autotransfer.data.suspects import suspects
-from autotransfer.data.targets import labels_of, wanted
+from autotransfer.data.targets import decidable, labels_of, wanted
 from autotransfer.data.unlabeled import UnlabeledRows, with_unlabeled
 from autotransfer.errors import DataError, faults
 from autotransfer.profiles import DataIssue, Profile
@@ -213,6 +213,7 @@ def _assembled(
     targets = torch.zeros((len(dataset), *asked.encoded.shape[1:]), dtype=asked.encoded.dtype)
     targets[torch.tensor(usable)] = asked.encoded
     made, each, told = asked.judged(targets, split)
+    decidable(made, targets[torch.from_numpy(split.validation)])
     profile = Profile(
         name=dataset.name,
         modality=dataset.modality,

@@ -6,6 +6,7 @@ row without any label is None.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from autotransfer.errors import ConfigError, DataError, UserError, faults, sugge
 from autotransfer.profiles import DataIssue
 from autotransfer.targets import TargetProfile, for_each, one_or_several
 from autotransfer.tasks import Several, guess_task, label_sets, make_task
+from autotransfer.tasks.judged import deciding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,6 +236,48 @@ def _rarest(sets: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Return each row's least frequent label, so that rare labels are spread over the splits."""
     counts = Counter(v for s in sets for v in set(s))
     return [min(s, key=lambda v: (counts[v], str(v))) if s else "" for s in sets]
+
+
+def decidable(task: Task, targets: Tensor) -> None:
+    """Refuse validation rows on which what decides has no value, whatever a network answers.
+
+    Args:
+        task: with the metric that decides.
+        targets: of the validation rows, encoded, [N] or [N, K].
+
+    Raises:
+        DataError: there is none; of several targets: for no target.
+    """
+    import torch
+
+    if math.isfinite(deciding(task, torch.zeros(len(targets), task.outputs), targets)):
+        return
+    if isinstance(task, Several):
+        parts = [f"{p.target!r}: {_valueless(p.task, p.labelled(targets)[1])}" for p in task.parts]
+        raise DataError(faults("no target has a score on the validation rows", parts))
+    raise DataError(_valueless(task, targets))
+
+
+def _valueless(task: Task, targets: Tensor) -> str:
+    """Return why the deciding metric has no value on these targets, and what to do."""
+    import torch
+
+    if not len(targets):
+        return "no validation row has its label; give validation= with rows that have"
+    others = task.scores(torch.zeros(len(targets), task.outputs), targets)
+    if not task.classes:
+        why, cure = f"the target of all of them is {float(task.decode(targets)[0]):g}", "with several values"
+    elif targets.ndim == 1:
+        there = int(targets[0])
+        lacking = [repr(c) for i, c in enumerate(task.classes) if i != there]
+        shown = ", ".join(lacking[:10]) + (" ..." if len(lacking) > 10 else "")
+        why, cure = f"all of them are {task.classes[there]!r}, none is {shown}", "of two or more classes"
+    else:
+        why, cure = "each label is on all of them or on none", "that differ in their labels"
+    return (
+        f"metric {task.metric!r} has no value on the {len(targets)} validation rows: {why}; give validation= with "
+        f"rows {cure}, more rows to draw some from, or another metric= ({', '.join(others)})"
+    )
 
 
 def _spread(cells: Sequence[Sequence[Hashable]]) -> list[Hashable]:

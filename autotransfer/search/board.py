@@ -189,6 +189,10 @@ class Board:
             return -1.0
         return trial.record.scores.get(SCORES, {}).get(NAME, -1.0) if self.criterion.informed else 0.0
 
+    def floor(self) -> float | None:
+        """Return the worst objective so far: that of the constant predictor, once the baselines were scored."""
+        return min((t.objective for t in self.trials if t.objective is not None), default=None)
+
     def leader(self) -> TrialRecord | None:
         """Return the record of the best trial so far."""
         leading = self.leading()

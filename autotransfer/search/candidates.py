@@ -72,7 +72,8 @@ class Space:
     """Arithmetic of training by backbone, as far as the first training of each has told it."""
     failed: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Why first rungs failed, by backbone and strategy."""
-    refusals: list[Refusal] = field(default_factory=list)
+    refused: dict[Refusal, None] = field(default_factory=dict)
+    """What does not apply, each once, in the order in which it was found: there may be thousands."""
     gap: Gap | None = None
     """How the unlabeled rows differ from the others, once it is measured."""
     foretelling: bool = False
@@ -92,7 +93,7 @@ class Space:
             if verdict.ok:
                 found.append(strategy)
             elif strategy.baseline == (not spec.transfer) and (told or not strategy.unlabeled):
-                self._refuse(f"{strategy.id} on {spec.id}", verdict.reason)
+                self.refuse(f"{strategy.id} on {spec.id}", verdict.reason)
         return found
 
     @property
@@ -106,15 +107,19 @@ class Space:
 
         A backbone whose stages are not declared is taken to have many: none may be refused for want of them yet.
         """
-        alone = replace(self, refusals=[], foretelling=True)
+        alone = replace(self, refused={}, foretelling=True)
         for spec in self.specs.values():
             alone.suited(spec if spec.stages else with_stages(spec, UNKNOWN_STAGES))
         return alone.refusals
 
-    def _refuse(self, name: str, reason: str) -> None:
-        refusal = Refusal(name=name, reason=reason)
-        if refusal not in self.refusals:
-            self.refusals.append(refusal)
+    @property
+    def refusals(self) -> list[Refusal]:
+        """Why strategies do not apply, as far as it was asked."""
+        return list(self.refused)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Keep why something is not used, unless that is known."""
+        self.refused.setdefault(Refusal(name=name, reason=reason))
 
     def domains(self, strategy: Strategy, spec: BackboneSpec) -> dict[str, Domain]:
         """Return the values to search for a strategy on a backbone."""
@@ -294,10 +299,12 @@ class Proposer:
         reason = "expected to improve most for its cost"
         return [Candidate(recipe=r, reason=reason) for r in self._one_a_family(list(found.values()))]
 
-    def take(self, candidate: Candidate) -> Candidate:
-        """Return a drawn candidate with its rivals, and note that they are tried, so that none is proposed again."""
-        (whole,) = self._new(candidate.recipe, candidate.reason)
-        return whole
+    def take(self, candidate: Candidate) -> Candidate | None:
+        """Return a drawn candidate with its rivals, and note that they are tried, so that none is proposed again.
+
+        None where it is a rival of a head that was taken after it was drawn: then it is tried already.
+        """
+        return next(iter(self._new(candidate.recipe, candidate.reason)), None)
 
     def _one_a_family(self, recipes: list[Recipe]) -> list[Recipe]:
         """Return the recipes without heads that would be trained with another one's, or were; unless all are such."""

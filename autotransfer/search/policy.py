@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from autotransfer.budget import Budget
 from autotransfer.profiles import Profile
 from autotransfer.recipes import AUGMENT, spec_id
-from autotransfer.schema import Candidate, Recipe, Refusal, SurveyRecord, TrialRecord
+from autotransfer.schema import Candidate, Recipe, SurveyRecord, TrialRecord
 from autotransfer.search import alone, rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
@@ -123,7 +123,13 @@ class Search:
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self.visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
-        told = (self.rounds.scores(), self._floor(), self.profile.validation, self.past, ceiling(self.profile.metric))
+        told = (
+            self.rounds.scores(),
+            self.board.floor(),
+            self.profile.validation,
+            self.past,
+            ceiling(self.profile.metric),
+        )
         self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
         yield from self._tune(proposer)
         yield from self._last_rung()
@@ -132,11 +138,6 @@ class Search:
             yield from rescue.too_late(self, proposer)
         self.board.close()
         yield from alone.compared(self, UNLIMITED_UNITS)
-
-    def _floor(self) -> float | None:
-        """Return the objective of the constant predictor: the worst of the baselines that were scored."""
-        found = [t.record.objective for t in self.board.trials if t.record.objective is not None]
-        return min(found, default=None)
 
     def _tune(self, proposer: Proposer) -> Generation:
         queue = proposer.guaranteed()
@@ -190,8 +191,9 @@ class Search:
                 continue
             assert option.candidate is not None
             drawn.remove(option.candidate)
-            if self._fits(option.candidate, planned):
-                batch.append(self.begin(proposer.take(option.candidate)))
+            whole = proposer.take(option.candidate) if self._fits(option.candidate, planned) else None
+            if whole is not None:
+                batch.append(self.begin(whole))
                 planned += self.prices.first(option.candidate.recipe)
         return batch
 
@@ -356,7 +358,7 @@ class Search:
         why = "under 30 s only heads are trained" if heads else f"its first rung takes about {cost:.0f} s, too long"
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)}"
         if cost and not planned and all(r.name != name for r in self.space.refusals):
-            self.space.refusals.append(Refusal(name=name, reason=why))
+            self.space.refuse(name, why)
         return False
 
     def in_time(self, id: str, cost: float, planned: float = 0.0) -> bool:

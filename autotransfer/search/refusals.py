@@ -20,7 +20,8 @@ def merged(
         own = [r for r in left if r.name in names]
         if len(names) > 1 and {r.name for r in own} == names and len({r.reason for r in own}) == 1:
             at = left.index(own[0])
-            left = [r for r in left if r not in own]
+            gone = set(own)
+            left = [r for r in left if r not in gone]
             left.insert(at, Refusal(name=f"{strategy.id} on all backbones", reason=own[0].reason))
     return left
 

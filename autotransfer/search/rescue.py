@@ -1,4 +1,4 @@
-"""What is left to do where a search ends before any trial has: one head is better than no model."""
+"""What is left to do where a search ends before any trial has, or all failed: one head is better than no model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autotransfer.recipes import spec_id
-from autotransfer.schema import SurveyRecord, TrialRecord
+from autotransfer.schema import Candidate, SurveyRecord, TrialRecord
 from autotransfer.search.candidates import Proposer
 
 if TYPE_CHECKING:
@@ -20,8 +20,11 @@ FEWEST = 32
 
 
 def too_late(search: Search, proposer: Proposer) -> Generation:
-    """Train one head on as many rows as the time allows."""
+    """Train one head on as many rows as the time allows; on all where no clock runs and every trial has failed."""
     heads = [c for c in proposer.again().guaranteed() if not search.moves(c)]
+    if search.deadline == float("inf"):
+        yield from _on_all_rows(search, heads)
+        return
     for candidate in heads[:1]:
         id = spec_id(candidate.recipe)
         left = max(1.0, 0.8 * (search.end(id) - time.time()))
@@ -41,6 +44,15 @@ def _opening(search: Search, id: str) -> float:
     """Return the seconds of a backbone's survey that were not spent on rows."""
     record = search.rounds.record(id)
     return max(0.0, record.seconds - record.seconds_per_row * record.rows)
+
+
+def _on_all_rows(search: Search, heads: list[Candidate]) -> Generation:
+    """Train one head beyond the number of trials that was asked for: rather one that has not failed before."""
+    heads = sorted(heads, key=lambda c: (spec_id(c.recipe), c.recipe.strategy) in search.space.failed)
+    for candidate in heads[:1]:
+        trial = search.begin(candidate)
+        records = yield [search.rung(trial)]
+        _take(search, trial.id, records[0], "trained beyond the number of trials: each of these failed")
 
 
 def stopped(search: Search, known: Iterable[Record]) -> Generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
@@ -104,7 +105,7 @@ class Worker:
             done = failed(job, reason_of(error))
         seconds, spent = time.perf_counter() - began, time.process_time() - cpu
         if isinstance(done, TrialRecord):
-            return replace(done, seconds=seconds, cpu_seconds=spent, worker=self.name)
+            return replace(_comparable(job, done), seconds=seconds, cpu_seconds=spent, worker=self.name)
         return replace(done, seconds=seconds, cpu_seconds=spent)
 
     def _done(self, job: Job) -> Record:
@@ -361,6 +362,18 @@ def build_network(
     network = make_network(backbone, stages, task, strategy, spec.output, recipe.training.dropout)
     network.adapted = changed
     return network.to(device_of(backbone)), stages
+
+
+def _comparable(job: Job, record: TrialRecord) -> TrialRecord:
+    """Return the record; a failure where its objective is no finite number, by which nothing can be compared.
+
+    A head on a few of the rows, the last thing that a search does, is compared with nothing.
+    """
+    whole = isinstance(job, RungJob) and job.rows is None
+    if not whole or record.objective is None or math.isfinite(record.objective):
+        return record
+    reason = f"its objective is {record.objective}: what decides has no value on its answers to the validation rows"
+    return replace(record, status="failed", reason=reason, objective=None, checkpoint="")
 
 
 def failed(job: Job, reason: str) -> Record:

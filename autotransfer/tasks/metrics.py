@@ -81,7 +81,7 @@ def interval(
 ) -> tuple[float, float]:
     """Return the ends of the 95 % percentile bootstrap interval of a metric, over rows (Efron 1979).
 
-    Resamples on which the metric has no value (an AUC without one of the classes) are left out; both ends are
+    Resamples on which the metric has no value (an AUC of one class alone) are left out; both ends are
     NaN where it has none on any.
 
     Args:
@@ -176,8 +176,7 @@ def _areas(chances: Array, there: Array) -> Array:
 def _area_of_classes(chances: Array, labels: Array) -> float | None:
     columns = np.arange(chances.shape[1])
     columns = columns[1:] if len(columns) == 2 else columns  # of two classes both areas are one
-    areas = _areas(chances[:, columns], labels[:, None] == columns)
-    return None if np.isnan(areas).any() else float(areas.mean())
+    return _set_area(chances[:, columns], labels[:, None] == columns)
 
 
 def _set_f1(chances: Array, truth: Array) -> float:
@@ -201,6 +200,7 @@ def _set_log_loss(chances: Array, truth: Array) -> float:
 
 
 def _set_area(chances: Array, truth: Array) -> float | None:
+    """Return the mean area of the columns that have one; None where none has."""
     areas = _areas(chances, truth >= 0.5)
     known = areas[~np.isnan(areas)]
     return float(known.mean()) if known.size else None
@@ -215,8 +215,9 @@ def _mae(predicted: Array, truth: Array) -> float:
 
 
 def _r2(predicted: Array, truth: Array) -> float | None:
-    spread = float(((truth - truth.mean()) ** 2).sum())
-    return 1.0 - float(((predicted - truth) ** 2).sum()) / spread if spread > 0 else None
+    if truth.min() == truth.max():  # the spread about a rounded mean may be a little more than none
+        return None
+    return 1.0 - float(((predicted - truth) ** 2).sum()) / float(((truth - truth.mean()) ** 2).sum())
 
 
 _CLASSES: Mapping[str, Measure] = {
@@ -241,5 +242,6 @@ MEASURES: Mapping[str, Mapping[str, Measure]] = {
     "regression": {"rmse": _rmse, "mae": _mae, "r2": _r2},
 }
 """By task and name: a function of predictions and truth, as :func:`measured` takes them. Precision, recall, F1
-and the AUC of classes are plain means over the classes; a class that is neither there nor chosen does not count."""
+and the AUC of classes are plain means over the classes; a class that is neither there nor chosen does not count, for
+the AUC none that is not there."""
 METRICS: Mapping[str, tuple[str, ...]] = {task: tuple(own) for task, own in MEASURES.items()}

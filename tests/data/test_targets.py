@@ -271,3 +271,41 @@ def test_a_readers_targets_are_chosen_from_by_name() -> None:
         prepare(frame(), registry=registry)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="there is no target 'agee'; did you mean age?"):
         prepare(frame(), target=["kind", "agee"], registry=registry)  # type: ignore[arg-type]
+
+
+def _texts(labels: list[Any]) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"{i} {WORDS[i % 11]} {WORDS[i // 11]}" for i in range(len(labels))], "y": labels})
+
+
+@pytest.mark.parametrize(
+    ("labels", "held", "metric", "told"),
+    [
+        (["a", "b", "c"], ["b"], "roc_auc", "all of them are 'b', none is 'a', 'c'; give validation= with rows of two"),
+        (["no", "yes"], ["yes"], "roc_auc", "all of them are 'yes', none is 'no'"),
+        ([1.5, 2.25, 3.5, 7.0], [2.25], "r2", "the target of all of them is 2.25"),
+        ([["p"], ["p", "q"]], [["p"]], "roc_auc", "each label is on all of them or on none"),
+    ],
+)
+def test_a_metric_without_a_value_on_the_validation_rows_is_refused(
+    labels: list[Any], held: list[Any], metric: str, told: str
+) -> None:
+    data, kept = _texts(labels * 15), _texts(held * 8)
+    kept.text = "held " + kept.text
+    kind = {"r2": "regression"}.get(metric, "multilabel" if isinstance(held[0], list) else None)
+    with pytest.raises(DataError) as caught:
+        prepare(data, target="y", validation=kept, metric=metric, task=kind)
+    assert f"metric '{metric}' has no value on the 8 validation rows: {told}" in str(caught.value)
+    assert str(caught.value).rstrip(".").endswith(("(rmse, mae)", "log_loss)"))
+    assert prepare(data, target="y", validation=kept, task=kind).profile.validation == 8
+
+
+def test_of_several_targets_one_with_a_score_suffices() -> None:
+    data, kept = _texts(["a", "b"] * 20), _texts(["b"] * 8)
+    kept.text = "held " + kept.text
+    data["z"], kept["z"] = ["c", "d", "d", "c"] * 10, ["d"] * 8
+    with pytest.raises(DataError, match="no target has a score on the validation rows") as caught:
+        prepare(data, target=["y", "z"], validation=kept, metric="roc_auc")
+    assert "'y': metric 'roc_auc' has no value" in str(caught.value)
+    assert "'z': metric 'roc_auc' has no value" in str(caught.value)
+    kept.loc[0, "z"] = "c"
+    assert prepare(data, target=["y", "z"], validation=kept, metric="roc_auc").profile.metric == "skill"

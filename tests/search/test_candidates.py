@@ -9,8 +9,9 @@ import pytest
 from autotransfer.errors import ConfigError
 from autotransfer.profiles import Profile
 from autotransfer.registry import Registry
-from autotransfer.schema import SurveyRecord
+from autotransfer.schema import Refusal, SurveyRecord
 from autotransfer.search.candidates import DRAWN, FAMILY, Proposer, Space
+from autotransfer.search.refusals import merged
 from autotransfer.space import Choice, LogUniform
 from autotransfer.spec import BackboneSpec
 
@@ -153,3 +154,26 @@ def test_what_the_survey_found_of_a_network_decides_what_suits_it(registry: Regi
     ]
     assert {c.recipe.backbone for c in Proposer(space, survey, ["m/cnn", "m/vit"], None).draw()} == {"m/vit"}
     assert [r.name for r in space.refusals] == ["core/lora on m/cnn"]
+
+
+def test_many_backbones_are_refused_without_comparing_each_with_all(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = {f"m/{i}": BackboneSpec(id=f"m/{i}", factory="m:f") for i in range(60)}
+    space = Space(PROFILE, specs, registry.strategies())
+    compared, equal = [], Refusal.__eq__
+
+    def counted(self: Refusal, other: object) -> bool:
+        compared.append(1)
+        return equal(self, other)
+
+    monkeypatch.setattr(Refusal, "__eq__", counted)
+    found = space.unsuited()
+    told = merged(found, space.strategies, specs)
+    assert len(compared) < 3 * len(found)
+    assert [r.name for r in told if r.name.startswith("core/coral")] == ["core/coral on all backbones"]
+    assert [r for r in told if "all backbones" not in r.name] == [r for r in found if r.name.startswith("core/proto")]
+    space.refuse("m/a", "too large")
+    space.refuse("m/b", "too slow")
+    space.refuse("m/a", "too large")
+    assert [(r.name, r.reason) for r in space.refusals] == [("m/a", "too large"), ("m/b", "too slow")]

@@ -40,13 +40,15 @@ def test_metrics_of_classes_are_those_of_scikit_learn(classes: int, seed: int) -
     assert tuple(scores) == METRICS["multiclass"] == METRICS["binary"]
 
 
-def test_a_class_without_rows_does_not_count_and_leaves_out_the_auc() -> None:
+def test_a_class_without_rows_does_not_count() -> None:
     chances = softmax(np.array([[3.0, 0, 0], [0, 2.0, 0], [1.0, 0, 0]]))
-    labels = np.array([0, 1, 1])
+    labels = np.array([1, 0, 1])
     scores = measured("multiclass", chances, labels)
-    assert "roc_auc" not in scores
+    areas = [sk.roc_auc_score(labels == c, chances[:, c]) for c in (0, 1)]
+    assert scores["roc_auc"] == pytest.approx(np.mean(areas))
+    assert "roc_auc" not in measured("multiclass", chances, np.ones(3, dtype=np.int64))
     assert scores["f1"] == pytest.approx(sk.f1_score(labels, chances.argmax(1), average="macro"))
-    assert scores["balanced_accuracy"] == pytest.approx(0.75)
+    assert scores["balanced_accuracy"] == 0.0
 
 
 @pytest.mark.parametrize("labels", [1, 3])
@@ -86,6 +88,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn() -> None:
     }
     assert measured("regression", predicted, truth) == pytest.approx(wanted)
     assert set(measured("regression", predicted, np.full(50, 2.0))) == {"rmse", "mae"}
+    assert set(measured("regression", predicted[:3], np.full(3, 0.1))) == {"rmse", "mae"}  # whose mean is not 0.1
 
 
 def test_no_rows_no_scores() -> None:
