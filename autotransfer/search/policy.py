@@ -123,13 +123,8 @@ class Search:
         fine = {r.backbone for r in self.rounds.fine()}
         baselines = [c for c in proposer.baselines() if spec_id(c.recipe) in fine]
         yield from self.visit([self.begin(c, "b") for c in baselines if self._fits(c, 0.0)])
-        told = (
-            self.rounds.scores(),
-            self.board.floor(),
-            self.profile.validation,
-            self.past,
-            ceiling(self.profile.metric),
-        )
+        floor, rows, most = self.board.floor(), self.profile.validation, ceiling(self.profile.metric)
+        told = (self.rounds.scores(), floor, rows, self.past, most)
         self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
         yield from self._tune(proposer)
         yield from self._last_rung()
