@@ -26,6 +26,7 @@ def test_the_few_rows_of_the_last_resort_are_given_the_time_to_be_read(seconds_p
         row_seconds=lambda id: seconds_per_row,
         moves=lambda candidate: False,
         end=lambda id: 0.0,  # long ago
+        deadline=1.0,
         begin=lambda candidate: SimpleNamespace(id="t001"),
         rung=lambda trial: RungJob(id="t001", recipe=RECIPE),
     )
