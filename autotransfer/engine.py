@@ -34,6 +34,7 @@ from autotransfer.search.memory import Memory
 from autotransfer.search.policy import UNLIMITED_SECONDS, Search
 from autotransfer.search.refusals import adaptable, merged
 from autotransfer.search.telling import Telling
+from autotransfer.search.vetting import check_values, vet
 
 if TYPE_CHECKING:
     from autotransfer.model import TransferModel
@@ -177,6 +178,8 @@ def make_ready(settings: Settings, notify: Notify, brought: tuple[Prepared, Regi
         seed=settings.seed,
         threads=max(1, int(settings.share()["cpus"])),
     )
+    check_values(given)
+    vet(space)
     space.unknown_values()
     ready = Ready(settings, registry, prepared, chosen, space)
     notify("pool", ids=[s.id for s in chosen.specs], refusals=ready.refusals)
