@@ -30,6 +30,10 @@ CHOICE_ROWS = 2048
 """Rows that the penalty is chosen on."""
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """scikit-learn's C, for features whose largest standard deviation is 1."""
+AFFORDED = 5e10
+"""Products that a logistic regression may take, about half a minute of a core: thousands of classes or hundreds of
+thousands of rows get fewer steps, and are judged by their score like the others."""
+FEWEST_STEPS = 20
 DEFAULT_PENALTY = 0.1
 """Where there are too few rows to choose."""
 FOLDS = 3
@@ -203,7 +207,17 @@ def _fitted(x: Array, labels: Array, groups: Array | None) -> Any:
     with warnings.catch_warnings():
         # An unconverged fit is still the best of its penalty; it is judged by its score like the others.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=_penalty(x, labels, groups), max_iter=500).fit(x, labels)
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # so be it: it was said of the data
+        steps = _steps(x, labels, 500, AFFORDED)
+        return LogisticRegression(C=_penalty(x, labels, groups), max_iter=steps).fit(x, labels)
+
+
+def _steps(x: Array, labels: Array, most: int, afforded: float) -> int:
+    """Return how many steps of a solver come to no more products than can be afforded; a few in any case."""
+    entries = x.nnz if sparse.issparse(x) else x.size
+    # A step passes over the entries forth and back, and some fifty times over all weights in L-BFGS's own vectors.
+    products = (4.0 * entries + 50.0 * x.shape[1]) * len(np.unique(labels))
+    return int(min(most, max(FEWEST_STEPS, afforded / products)))
 
 
 def _penalty(x: Array, labels: Array, groups: Array | None = None) -> float:
@@ -216,7 +230,10 @@ def _penalty(x: Array, labels: Array, groups: Array | None = None) -> float:
     cuts = list(_folds(labels, None if groups is None else groups[:CHOICE_ROWS][many]))
     if any(len(np.unique(labels[train])) < 2 for train, _ in cuts):
         return DEFAULT_PENALTY  # the classes lie in different groups
-    tried = {c: cross_val_score(LogisticRegression(C=c, max_iter=300), x, labels, cv=cuts).mean() for c in PENALTIES}
+    steps = _steps(x, labels, 300, AFFORDED / (FOLDS * len(PENALTIES)))
+    if steps == FEWEST_STEPS:  # with so few steps penalties cannot be told apart
+        return DEFAULT_PENALTY
+    tried = {c: cross_val_score(LogisticRegression(C=c, max_iter=steps), x, labels, cv=cuts).mean() for c in PENALTIES}
     return max(PENALTIES, key=lambda c: tried[c])
 
 

@@ -295,3 +295,24 @@ def test_sounds_that_are_all_alike_give_nothing(clips) -> None:
     module = LogMelStatistics()
     module.restore(module.fit([same], torch.zeros(3, dtype=torch.int64)))
     assert not module(**same).any()
+
+
+def test_thousands_of_classes_get_fewer_steps_and_no_search_for_a_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autotransfer_baselines import build
+
+    rng, asked = np.random.default_rng(0), list[int]()
+    x, labels = rng.normal(size=(60, 5)), np.arange(60) % 6
+    own = build.LogisticRegression
+
+    def counted(**given: Any) -> Any:
+        asked.append(given["max_iter"])
+        return own(**given)
+
+    monkeypatch.setattr(build, "LogisticRegression", counted)
+    build._fitted(x, labels, None)
+    assert asked == [300] * (len(asked) - 1) + [500]
+    assert len(asked) > 1
+    asked.clear()
+    monkeypatch.setattr(build, "AFFORDED", 100.0)
+    build._fitted(x, labels, None)
+    assert asked == [build.FEWEST_STEPS]
