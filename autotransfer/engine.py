@@ -16,7 +16,7 @@ from autotransfer import weights
 from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
 from autotransfer.data.modalities import modality
-from autotransfer.errors import ConfigError, NoTrialSucceededError, WeightsError
+from autotransfer.errors import ConfigError, NoTrialSucceededError, NoWorkerError, WeightsError
 from autotransfer.executors import executor_of, joined, share_of, through_client, workers_of
 from autotransfer.gap import rows_hash
 from autotransfer.profiles import Profile
@@ -296,6 +296,11 @@ def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> Non
             serial.run(rescue.stopped(search, ledger.records.values()), search.context, ledger, notify, ready.registry)
         if search.leader() is None:
             raise
+    except NoWorkerError as error:
+        if search.leader() is None:
+            raise
+        search.status = "budget"
+        search.notes.append(f"the best so far was kept: {error}")
     serial.run(rescue.again(search), search.context, ledger, notify, ready.registry)
     if search.leader() is None:
         reasons = [f"  - {r.backbone}: {r.reason}" for r in search.survey if r.status == "failed"]

@@ -61,6 +61,10 @@ class SearchError(AutotransferError):
     """The search as a whole failed; the command line exits with 1."""
 
 
+class NoWorkerError(SearchError):
+    """No worker came free, or could be started, before the budget ended."""
+
+
 class NoTrialSucceededError(SearchError):
     """Every trial failed."""
 

@@ -12,7 +12,7 @@ import pytest
 
 from autotransfer import engine
 from autotransfer.config import Settings
-from autotransfer.errors import ConfigError, NoTrialSucceededError, UnknownNameError
+from autotransfer.errors import ConfigError, NoTrialSucceededError, NoWorkerError, UnknownNameError
 from autotransfer.model import TransferModel, load
 from autotransfer.schema import TrialRecord
 
@@ -157,6 +157,26 @@ def test_an_interrupt_keeps_the_best_so_far_and_the_run_goes_on(stripes: Any, to
     assert told.count("running") < len((out / "trials.jsonl").read_text().splitlines())
     reference = _fit(stripes, toynet)
     assert [r.objective for r in whole.run.trials] == [r.objective for r in reference.run.trials]
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_where_no_worker_comes_free_any_more_the_best_so_far_is_kept(stripes: Any, toynet: str, after: int) -> None:
+    heard: list[str] = []
+
+    def gone(event: str, **facts: Any) -> None:
+        heard.append(event)
+        if event == "trial" and heard.count("trial") == after:
+            raise NoWorkerError("the budget ended after 20 s for a worker to start")
+        if event == "running" and after == 1:
+            raise NoWorkerError("the budget ended after 20 s for a worker to start")
+
+    if after == 1:
+        with pytest.raises(NoWorkerError):
+            _fit(stripes, toynet, gone)
+        return
+    model = _fit(stripes, toynet, gone)
+    assert model.run.status == "budget"
+    assert any("the best so far was kept: the budget ended after 20 s" in n for n in model.run.notes)
 
 
 def test_an_interrupted_survey_gives_a_head_on_what_was_surveyed(stripes: Any, toynet: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autotransfer.data.moved import carried, files, packed
-from autotransfer.errors import ClusterMismatchError, ConfigError, SearchError, faults
+from autotransfer.errors import ClusterMismatchError, ConfigError, NoWorkerError, SearchError, faults
 from autotransfer.search.address import AUTO, WANTED, client_of, parts
 from autotransfer.search.client import ANSWERS, connect
 from autotransfer.search.jobs import Context
@@ -248,7 +248,7 @@ class Waiting(tune.Callback):
         self.next = now + AGAIN
         text = f"{now - self.began:.0f} s for a worker to start: {self._told()}"
         if time.time() > self.deadline:
-            raise SearchError(f"the budget ended after {text}; ask for less by resources=, or come when Ray is free")
+            raise NoWorkerError(f"the budget ended after {text}; ask for less by resources=, or come when Ray is free")
         self.notify("waiting", text=text)
 
     def _told(self) -> str:

@@ -294,7 +294,8 @@ def run(
         deadline: ``time.time()`` at which the last job must end.
 
     Raises:
-        SearchError: Ray cannot be started, no node has the resources that one worker needs, or none came free in time.
+        SearchError: Ray cannot be started, or no node has the resources that one worker needs.
+        NoWorkerError: none came free in time.
         ClusterMismatchError: nodes lack what the driver has.
         KeyboardInterrupt: as it came; what was finished is in the ledger and known to the policy.
     """
