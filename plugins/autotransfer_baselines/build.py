@@ -212,7 +212,7 @@ def _fitted(x: Array, labels: Array, groups: Array | None) -> Any:
         return LogisticRegression(C=_penalty(x, labels, groups), max_iter=steps).fit(x, labels)
 
 
-def _steps(x: Array, labels: Array, most: int, afforded: float) -> int:
+def _steps(x: Any, labels: Array, most: int, afforded: float) -> int:
     """Return how many steps of a solver come to no more products than can be afforded; a few in any case."""
     entries = x.nnz if sparse.issparse(x) else x.size
     # A step passes over the entries forth and back, and some fifty times over all weights in L-BFGS's own vectors.
