@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from autotransfer.tasks.judged import evaluation, scores_of
 from autotransfer.train.evaluate import EVALUATION_BATCH, arithmetic, device_of
 from autotransfer.train.network import TransferNetwork, merge, to_device
 from autotransfer.train.ragged import trimmed
+
+_ALONE = threading.RLock()  # hooks on a network, torch's threads and its random state serve one answer at a time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,7 +301,7 @@ class TransferModel:
         numbers: list[int] = []
         parts = [torch.zeros(0, self.task.outputs)]
         # The recipe's number of threads: with another one the last digits may differ from run to run.
-        with arithmetic(self.recipe.threads, self.recipe.dtype, device), torch.no_grad():
+        with _ALONE, arithmetic(self.recipe.threads, self.recipe.dtype, device), torch.no_grad():
             for rows, inputs in items.batches(EVALUATION_BATCH, on_error):
                 parts.append(self._network(to_device(trimmed(inputs), device)).float().cpu())
                 numbers += rows

@@ -101,8 +101,11 @@ def evened(head: HeadState | NeighbourState, targets: Tensor, balance: str) -> H
     if balance == "none":
         return head
     if isinstance(head, NeighbourState):
-        weights = class_weights(targets, head.values.shape[1])
-        return replace(head, values=head.values * weights.to(head.values)) if head.link == "softmax" else head
+        if head.link != "softmax":
+            return head
+        mass = head.values.double().sum(0)  # what it remembers: rows of each class; prototypes have no priors
+        weights = torch.where(mass > 0, mass.sum() / (len(mass) * mass.clamp_min(1e-12)), 1.0)
+        return replace(head, values=head.values * weights.to(head.values))
     return replace(head, bias=head.bias - log_priors(targets, len(head.bias)).to(head.bias))
 
 

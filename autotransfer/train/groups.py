@@ -66,9 +66,9 @@ def _matching(backbone: nn.Module, names: list[str], pattern: str) -> list[str]:
     norms = {
         f"{path}." for path, m in backbone.named_modules() if "norm" in type(m).__name__.lower() and not [*m.children()]
     }
-    return [
-        n for n in names if n.endswith("bias") or any(n.startswith(p) for p in norms) or _NORMS_AND_BIASES.search(n)
-    ]
+    shapes = {n: p.dim() for n, p in backbone.named_parameters()}
+    by_name = {n for n in names if shapes[n] <= 1 and _NORMS_AND_BIASES.search(n)}  # ConvNeXt's downsample.1 convolves
+    return [n for n in names if n in by_name or n.endswith("bias") or any(n.startswith(p) for p in norms)]
 
 
 def apply(network: TransferNetwork, stages: Stages, selection: Selection) -> None:
@@ -89,12 +89,12 @@ def set_modes(network: TransferNetwork, stages: Stages, selection: Selection, ba
     network.head.train()
     if not selection.stages:
         return
-    network.backbone.training = True
+    whole = len(selection.stages) >= len(stages)  # what lies in no stage may drop out before a frozen one
     for path, module in network.backbone.named_modules():
         stage = stages.modules.get(path)
         if len(stages) and stage is None:
             stage = _home(stages, path)
-        module.training = bool(path == "" or stage is None or stage in selection.stages)
+        module.training = whole if stage is None else stage in selection.stages
         if isinstance(module, _BatchNorm) and not (batch_statistics and module.training):
             module.training = False
 

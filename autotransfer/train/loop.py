@@ -369,6 +369,7 @@ class Trainer:
             big = job.training.batch_size >= 32 and len(job.train) >= 2000
             batch_statistics = {"auto": big, "batch": True, "frozen": False}[job.training.norm_statistics]
             groups.set_modes(job.network, job.stages, self.selection, batch_statistics=batch_statistics)
+        self.prefix()  # before the step's random numbers begin: looking for it may draw some
         torch.manual_seed(stream(job.recipe.seed, job.stream, "step", self.step))
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:

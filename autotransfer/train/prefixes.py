@@ -174,11 +174,13 @@ class Prefixes:
             views: of each training row that are kept; the validation rows have but one.
         """
         last = min(frozen, len(stages) - 1)
-        for place in range(last, max(0, last - ATTEMPTS), -1):
-            found = self._at(backbone, stages, place, epochs, views)
-            if found is not None:
-                return found
-        return None
+        modes = [(module, module.training) for module in backbone.modules()]
+        try:
+            tried = (self._at(backbone, stages, p, epochs, views) for p in range(last, max(0, last - ATTEMPTS), -1))
+            return next((found for found in tried if found is not None), None)
+        finally:  # it is looked for in the middle of a training, whose stages drop out
+            for module, mode in modes:
+                module.training = mode
 
     def _at(self, backbone: nn.Module, stages: Stages, place: int, epochs: float, views: int) -> Prefix | None:
         wanted = [(split, number) for split in self.rows for number in range(views if split == "train" else 1)]

@@ -70,6 +70,9 @@ def build(weights: Path | None, *, config: str, pooling: str = "mean") -> nn.Mod
 def _network(weights: Path | None, values: dict[str, Any]) -> nn.Module:
     settings = AutoConfig.for_model(**{k: v for k, v in values.items() if k not in _LEFT_OUT})
     settings.use_cache = False  # generation alone has use for it
+    for name in ("layerdrop", "encoder_layerdrop"):  # else frozen layers would be left out at random
+        if getattr(settings, name, None):
+            setattr(settings, name, 0.0)
     made: Any = _T5.get(settings.model_type, AutoModel)
     plain = _without_pooler(settings)
     network = _random(made, settings, plain) if weights is None else _filled(made, weights, settings, plain)

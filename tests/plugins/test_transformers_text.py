@@ -290,3 +290,13 @@ def test_a_fine_tuned_folder_is_saved_with_its_tokenizer(
     (tmp_path / "run" / "model" / "assets" / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="another checksum"):
         load(tmp_path / "run")
+
+
+def test_frozen_layers_are_not_left_out_at_random() -> None:
+    from autotransfer_transformers.text_build import _network
+
+    values = {"model_type": "m2m_100", "vocab_size": 50, "d_model": 8, "encoder_layers": 2, "decoder_layers": 1}
+    values |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    values |= {"encoder_layerdrop": 0.05, "max_position_embeddings": 16}
+    network: Any = _network(None, values)
+    assert network.layerdrop == 0.0

@@ -133,7 +133,7 @@ def test_frozen_modules_are_in_eval_mode_and_trained_ones_in_train_mode(toys, fr
         norm = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
         assert module.training == (trained and (statistics or not norm)), path
     assert network.head.training
-    assert network.backbone.training == (freeze < 3)
+    assert network.backbone.training == (freeze == 0)  # what it does itself may come before a frozen stage
 
 
 def test_a_module_that_a_frozen_and_a_trained_stage_share_stays_frozen(toys):
@@ -156,3 +156,43 @@ def test_whole_numbers_among_the_parameters_are_left_alone(toys):
     assert "count" not in selection.names
     assert not network.backbone.count.requires_grad
     assert "backbone.count" not in rates(found)
+
+
+class _Outside(nn.Module):
+    """Drops out in its own forward, before its first stage, as encoders of BART's kind do."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = nn.functional.dropout(x.flatten(1)[:, :4], 0.5, training=self.training)
+        return self.two(self.one(x))
+
+
+def test_what_lies_in_no_stage_does_not_disturb_a_frozen_one(toys):
+    module = toys.made(_Outside)
+    stages = toys.stages_of(module, declared=["one", "two"])
+    network = TransferNetwork(module, toys.TASK.head("vector", stages.width))
+    x = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    for freeze, same in ((1, True), (0, False)):
+        selection = groups.select(module, stages, Phase(epochs=1, freeze=freeze))
+        groups.set_modes(network, stages, selection, batch_statistics=True)
+        seen = []
+        handle = module.one.register_forward_hook(lambda *given, seen=seen: seen.append(given[2].detach()))
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            module(x)
+        handle.remove()
+        assert torch.equal(*seen) == same
+
+
+def test_a_kernel_that_is_named_like_a_norm_is_none(toys):
+    module = nn.Module()
+    module.downsample = nn.Sequential(nn.LayerNorm(4), nn.Conv2d(4, 4, 2))
+    names = [n for n, _ in module.named_parameters()]
+    assert groups._matching(module, names, "norms_and_biases") == [
+        "downsample.0.weight",
+        "downsample.0.bias",
+        "downsample.1.bias",
+    ]

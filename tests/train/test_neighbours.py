@@ -115,11 +115,12 @@ def test_a_linear_state_stays_linear() -> None:
 
 
 def test_balanced_neighbours_answer_with_their_shares_over_the_priors() -> None:
-    targets = torch.tensor([0, 0, 0, 1])  # priors 3/4 and 1/4
+    targets = torch.tensor([0, 0, 0, 1])
+    mass = STATE.values.sum(0)  # rows of each class that it remembers
     query = torch.tensor([[3.0, 8.0]]) + 5.0
     plain, even = made()(query), with_state(LinearHead("vector", 2, 2), evened(STATE, targets, "logits"))(query)
     gained = even - plain
-    assert float(gained[0, 1] - gained[0, 0]) == pytest.approx(math.log(3.0))
+    assert float(gained[0, 1] - gained[0, 0]) == pytest.approx(math.log(float(mass[0] / mass[1])))
     assert evened(replace(STATE, link="identity"), targets, "logits").values is STATE.values
 
 
@@ -132,3 +133,11 @@ def test_a_shift_of_the_outputs_is_part_of_the_head() -> None:
     again = with_tensors(LinearHead("vector", 2, 2), {"head.keys": head.keys})
     again.load_state_dict(head.state_dict())
     torch.testing.assert_close(again(query), head(query))
+
+
+def test_prototypes_have_no_priors_to_take_away() -> None:
+    targets = torch.tensor([0, 0, 0, 1])
+    prototypes = replace(STATE, keys=STATE.keys[:2], values=torch.eye(2), neighbours=2)
+    assert torch.equal(evened(prototypes, targets, "logits").values, torch.eye(2))
+    lacking = replace(prototypes, values=torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    assert evened(lacking, targets, "logits").values[:, 2].tolist() == [0.0, 0.0]

@@ -57,6 +57,25 @@ def test_a_training_from_activations_gives_what_the_whole_network_gives(
         assert a.train_loss == pytest.approx(b.train_loss, abs=1e-3)
 
 
+def test_stages_that_are_trained_drop_out_in_the_first_epoch_too(toys: SimpleNamespace, tmp_path: Path) -> None:
+    phases = [Phase(epochs=3, lr=1e-3, freeze=2)]
+    pair = [
+        _trainer(toys, folder, phases, backbone=toys.made(lambda: toys.Conv(dropout=0.5)), half=False)
+        for folder in (None, tmp_path)
+    ]
+    seen: list[list[bool]] = [[], []]
+    for one, flags in zip(pair, seen, strict=True):
+        dropping = next(m for m in one.job.network.backbone.three.modules() if isinstance(m, torch.nn.Dropout))
+        dropping.register_forward_hook(lambda module, *_, flags=flags: flags.append(module.training))
+        one.run()
+    assert pair[1].prefix() is not None
+    for flags in seen:
+        trained = [f for f in flags if f]
+        assert len(trained) == 3 * pair[0].per_epoch
+    for a, b in zip(pair[1].curve, pair[0].curve, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, abs=1e-3)
+
+
 def test_half_precision_on_disk_changes_the_loss_by_a_thousandth(toys: SimpleNamespace, tmp_path: Path) -> None:
     pair = [_trainer(toys, folder, [Phase(epochs=3, lr=1e-3, freeze=1)]) for folder in (None, tmp_path)]
     for one in pair:
