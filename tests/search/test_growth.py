@@ -58,7 +58,7 @@ class World:
             prepared=prepared, manifest=[], specs=specs, weights={}, work=str(work), seed=seed, threads=1, store=""
         )
         self.search = Search(context, Space(profile, specs, strategies, {}, seed=seed), Budget(), registry)
-        self.search._floor = lambda: 0.1  # type: ignore[method-assign]  # a constant predictor's: a skill is .6 here
+        self.search.board.floor = lambda: 0.1  # type: ignore[method-assign]  # a constant predictor's: a skill is .6 here
         self.tried: Counter[str] = Counter()
 
     def run(self) -> tuple[float, float]:
