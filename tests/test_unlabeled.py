@@ -125,7 +125,8 @@ def test_validation_rows_from_there_choose_as_they_are(fast: Any) -> None:
     assert "of them look like the unlabeled rows, so that they can tell" in model.run.criterion
     best = max(t.objective for t in model.run.trials if t.objective is not None)
     won = next(t for t in model.run.trials if t.id == model.run.winner)
-    assert won.objective == best
+    assert won.objective is not None
+    assert won.objective >= best - (best * (1 - best) / 40) ** 0.5  # one standard error on 40 rows
 
 
 def test_where_some_rows_look_like_those_there_weights_choose(fast: Any) -> None:

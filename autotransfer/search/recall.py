@@ -91,13 +91,21 @@ def _key(context: Context, spec: BackboneSpec, kind: str = "survey", *more: str)
     if not context.store or file is None or spec.weights is None or spec.fitted:
         return ""
     plugin = next((e for e in context.manifest if e["name"] == spec.namespace), {})
-    code = (to_json(plugin), code_of(spec.factory))
+    code = source_of(spec, plugin)
     about: tuple[Any, ...] = (FORMAT, torch.__version__, to_json(spec), *code, _identity(Path(file)))
     profile = context.prepared.profile
     if kind == UNLABELED:
         assert profile.unlabeled is not None
         return Store.key(kind, slug(spec.id), *about, profile.unlabeled.fingerprint, *more)
     return Store.key(kind, slug(spec.id), *about, profile.fingerprint, context.prepared.task.to_json())
+
+
+def source_of(spec: BackboneSpec, plugin: Mapping[str, str]) -> tuple[Any, ...]:
+    """Return what tells the code that builds a backbone from another one, for the keys of what it computed.
+
+    Of a single-file plugin that is the checksum in its manifest: where it travelled to, its file is gone once loaded.
+    """
+    return to_json(plugin), "" if plugin.get("sha256") else code_of(spec.factory)
 
 
 def code_of(factory: str) -> str:

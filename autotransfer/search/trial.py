@@ -32,7 +32,7 @@ from autotransfer.search.gap import measure, pool_unlabeled, unlabeled_features
 from autotransfer.search.jobs import Context, GapJob, Job, Record, RungJob, SurveyJob
 from autotransfer.search.judging import informed, weighted, with_loss
 from autotransfer.search.phases import recipe_phases, trains, values_of
-from autotransfer.search.recall import code_of, find_survey, keep_survey
+from autotransfer.search.recall import find_survey, keep_survey, source_of
 from autotransfer.search.survey import (
     Frozen,
     closed_form_head,
@@ -335,7 +335,7 @@ class Worker:
         if not self.context.store:
             return None
         plugin = next((e for e in self.context.manifest if e["name"] == spec.namespace), {})
-        code, fingerprint = (to_json(plugin), code_of(spec.factory)), self.context.prepared.profile.fingerprint
+        code, fingerprint = source_of(spec, plugin), self.context.prepared.profile.fingerprint
         about = (spec.id, *code, to_json(spec.input), recipe.dtype, fingerprint)
         store = Store(Path(self.context.store), self.context.store_bytes)
         return Prefixes(store, about, rows, tick=self.tick)
