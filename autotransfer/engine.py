@@ -355,14 +355,14 @@ def _worker_seconds(search: Search) -> float:
 def _finish(search: Search, ready: Ready, run: RunRecord, notify: Notify) -> tuple[TransferModel, HeldOut]:
     """Build the winner, train it again where asked, score the held-out rows this once, and give its answers on them."""
     from autotransfer.calibration import calibrate
-    from autotransfer.finish import answered, baseline_evaluation, scored, winning_network
+    from autotransfer.finish import TRAINED_AGAIN, answered, baseline_evaluation, scored, winning_network
     from autotransfer.model import TransferModel
 
     leader = search.leader()
     assert leader is not None
     notify("finish", text=f"scoring {len(ready.prepared.test)} held-out rows")
     network, state = winning_network(search.context, ready.registry, leader, refit=ready.settings.refit)
-    told = [] if ready.settings.refit else calibrate(search.context, ready.registry, leader, network)
+    told = [TRAINED_AGAIN] if ready.settings.refit else calibrate(search.context, ready.registry, leader, network)
     spec = search.context.specs[spec_id(leader.recipe)]
     held = answered(search.context, ready.registry, spec, network, leader.recipe)
     test = scored(held, search.context.seed)

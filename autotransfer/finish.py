@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from autotransfer.train.loop import Trainer
     from autotransfer.train.network import TransferNetwork
 
+TRAINED_AGAIN = (
+    "trained again on training and validation rows together, to the epoch that was best; what needs validation rows "
+    "(calibration, a way back towards the pretrained weights, a soup) was left out, though its trial's score may have "
+    "had it"
+)
+
 
 def winning_network(
     context: Context, registry: Registry, record: TrialRecord, *, refit: bool = False

@@ -239,6 +239,13 @@ def test_refit_trains_on_validation_rows_too(stripes: Any, toynet: str, monkeypa
     assert not np.array_equal(plain.predict_proba(stripes[0][:3]), again.predict_proba(stripes[0][:3]))
 
 
+def test_a_refit_says_what_it_leaves_out(stripes: Any, toynet: str) -> None:
+    model = _fit(stripes, toynet, refit=True)
+    assert any("trained again on training and validation rows together" in n for n in model.run.notes)
+    assert "what needs validation rows" in model.report()
+    assert not any("trained again" in n for n in _fit(stripes, toynet).run.notes)
+
+
 def test_a_file_of_twenty_lines_is_a_plugin(stripes: Any, toynet: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(TWENTY_LINES)
     model = _fit(stripes, toynet, plugins=[str(tmp_path / "mine.py")], backbones=["mine/*"])
