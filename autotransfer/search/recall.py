@@ -23,6 +23,8 @@ from autotransfer.search.jobs import Context, slug
 from autotransfer.search.survey import load_features, write_atomically
 from autotransfer.spec import BackboneSpec
 from autotransfer.store import Store
+from autotransfer.train.evaluate import best_device
+from autotransfer.train.precision import machine
 
 log = logging.getLogger(__name__)
 FORMAT = 2
@@ -97,7 +99,8 @@ def _key(context: Context, spec: BackboneSpec, kind: str = "survey", *more: str)
     if kind == UNLABELED:
         assert profile.unlabeled is not None
         return Store.key(kind, slug(spec.id), *about, profile.unlabeled.fingerprint, *more)
-    return Store.key(kind, slug(spec.id), *about, profile.fingerprint, context.prepared.task.to_json())
+    speed = (machine(best_device()), context.threads)  # a record tells seconds, and the arithmetic that is fast there
+    return Store.key(kind, slug(spec.id), *about, *speed, profile.fingerprint, context.prepared.task.to_json())
 
 
 def source_of(spec: BackboneSpec, plugin: Mapping[str, str]) -> tuple[Any, ...]:

@@ -108,10 +108,15 @@ def choose(
     return kept
 
 
+def machine(device: torch.device) -> str:
+    """Return what measured speeds hold for."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_facts()[0]
+
+
 def _question(backbone: nn.Module, threads: int, kind: str, spec: BackboneSpec, device: torch.device) -> dict[str, Any]:
     """Return all that an answer depends on."""
     return {
-        "machine": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_facts()[0],
+        "machine": machine(device),
         "torch": torch.__version__,
         "threads": threads,
         "backbone": spec.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -186,3 +187,27 @@ def test_edited_code_is_surveyed_again_though_its_version_stays(
 
 def test_code_without_source_has_no_hash() -> None:
     assert [recall.code_of(f) for f in ("no_such_module:build", "no.such.module:build", "math:build")] == ["", "", ""]
+
+
+def test_where_trials_are_counted_an_earlier_survey_tells_no_more_than_is_asked(
+    weighed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AUTOTRANSFER_HOME", str(tmp_path / "home"))
+    rng = np.random.default_rng(0)
+    labels = np.arange(1800) % 3
+    rows = (rng.integers(0, 90, (1800, 16, 16, 3)) + 60 * labels[:, None, None, None]).astype(np.uint8), labels
+    given: dict[str, Any] = {"backbones": ["toynet/small"], "executor": "serial", "trials": 1, "space": {"epochs": 1}}
+
+    def surveys(out: str, **more: Any) -> list[tuple[int, str]]:
+        engine.fit(Settings(data=rows, plugins=[weighed], out=tmp_path / out, **given, **more))
+        lines = [json.loads(line) for line in (tmp_path / out / "trials.jsonl").read_text().splitlines()]
+        bodies = [one["record"] for one in lines if one["kind"] == "survey"]
+        return [(b["rows"], b["status"]) for b in bodies if b["backbone"] == "toynet/small"]
+
+    first = surveys("first")
+    assert len(first) > 1
+    assert surveys("second") == first
+    opened, plain = list[str](), trial.open_backbone
+    monkeypatch.setattr(trial, "open_backbone", lambda spec, *more: opened.append(spec.id) or plain(spec, *more))
+    surveys("third", resources={"cpus": 2})
+    assert "toynet/small" in opened  # what was measured with one thread does not hold for two
