@@ -34,7 +34,7 @@ def rows_of(run: RunRecord) -> list[dict[str, Any]]:
     ``score`` is the deciding metric on the validation rows, ``survey`` that of a closed-form head on frozen
     features of the training rows (leave-one-out). Of several targets each has a column beside them. ``information`` is
     what a trial's answers tell of unlabeled rows, as a share of the most that they could, where that took part in
-    choosing; then the winner need not come first.
+    choosing. The winner need not come first: scores that so few rows cannot tell apart are decided by the loss.
     """
     return rows(run.trials, run.survey, run.plan.refusals, run.profile.metric, run.winner, run.profile.each)
 
