@@ -42,7 +42,6 @@ WANTED: Mapping[str, _Fits] = {
     "label_smoothing": _SHARE,
     "dropout": _SHARE,
     "warmup": _SHARE,
-    "thresholds": _SWITCH,
     HEAD_START: _SWITCH,
 }
 """What values of a name may be, as a test and in words; of other names the strategies that have them know."""
