@@ -370,3 +370,51 @@ def test_that_all_resources_are_taken_is_said_while_the_fit_waits(
         other.kill()
         other.wait()
         other.stdout.close()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_activations_come_from_the_node_that_has_them(cluster: Cluster, tmp_path: Path) -> None:
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import json, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np, ray\n"
+        "from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On\n"
+        "from autotransfer.search.locality import FarDesk, Neighbours\n"
+        "from autotransfer.store import Store\n"
+        "def write(desk, folder):\n"
+        "    store = Store(Path(folder), 10**9)\n"
+        "    with store.put('key', {'a': ((5_000_000,), np.float32)}) as arrays:\n"
+        "        arrays['a'][:] = np.arange(5_000_000)\n"
+        "    Neighbours(desk).wrote(store, 'key')\n"
+        "def bring(desk, folder, seconds):\n"
+        "    store, near = Store(Path(folder), 10**9), Neighbours(desk)\n"
+        "    brought = near.bring(store, 'key', seconds), near.bring(store, 'other', seconds)\n"
+        "    found = store.get('key')\n"
+        "    return brought, None if found is None else float(found['a'].astype(float).sum())\n"
+        f"ray.init(address={cluster.address!r}, log_to_driver=False)\n"
+        "north, south = [n['NodeID'] for n in ray.nodes() if n['Alive']][:2]\n"
+        "desk, told = FarDesk(), []\n"
+        "on = lambda f, node: ray.remote(num_cpus=0)(f).options(scheduling_strategy=On(node, soft=False)).remote\n"
+        f"folders = [str(Path({str(tmp_path)!r}) / name) for name in ('north', 'south', 'lost')]\n"
+        "ray.get(on(write, north)(desk, folders[0]))\n"
+        "told.append(ray.get(on(bring, south)(desk, folders[1], 0.0)))\n"
+        "told.append(ray.get(on(bring, south)(desk, folders[1], 60.0)))\n"
+        "told.append(ray.get(on(bring, north)(desk, folders[2], 60.0)))\n"
+        "pid = ray.get(desk.actor.__ray_call__.remote(lambda _: os.getpid()))\n"
+        "os.kill(pid, signal.SIGKILL)\n"  # it goes on empty, and is told again
+        "told.append(desk.offer([], []))\n"
+        "told.append(desk.taken('ticket'))\n"
+        "print(json.dumps(told))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(driver)], env=environment(), capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    total = float(np.arange(5_000_000).sum())
+    slow, brought, own, offered, taken = json.loads(done.stdout.splitlines()[-1])  # Ray says there that one died
+    assert slow == [[False, False], None]
+    assert brought == [[True, False], total]
+    assert own == [[False, False], None]
+    assert (offered, taken) == ({}, None)

@@ -130,7 +130,7 @@ def test_core_names_no_plugin_package() -> None:
         # client: the engine of ray:// is an actor, and only Ray can make one.
         (
             "ray",
-            {"autotransfer/search/ray_tune.py", "autotransfer/search/cluster.py", "autotransfer/search/client.py"},
+            {f"autotransfer/search/{name}.py" for name in ("ray_tune", "cluster", "locality", "client")},
         ),
         ("timm", {"plugins/"}),
         ("transformers", {"plugins/"}),

@@ -1,7 +1,4 @@
-"""A running Ray cluster: joined for the time of a fit, and its nodes.
-
-Beside ``ray_tune`` and ``client`` the only module on ray.
-"""
+"""A running Ray cluster: joined or started for the time of a fit, and its nodes."""
 
 from __future__ import annotations
 
@@ -100,6 +97,37 @@ def joined(address: str | None) -> Iterator[None]:
         try:
             yield
         finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def started(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
+    """Use the Ray that is there, or start one on this machine and stop it afterwards.
+
+    Args:
+        workers: that are to run side by side.
+        resources: ``cpu`` and ``gpu`` of one.
+
+    Raises:
+        SearchError: Ray cannot be started, or no node has the resources that one worker needs.
+    """
+    own = not ray.is_initialized()
+    if own:
+        try:
+            ray.init(
+                address="local",  # whatever other Ray runs on this machine, or is named by RAY_ADDRESS
+                num_cpus=max(1, int(workers * resources.get("cpu", 1))),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray raises many kinds when it cannot start
+            raise SearchError(f"Ray cannot be started: {error}; executor='serial' works without it") from error
+    try:
+        enough(resources)
+        yield
+    finally:
+        if own:
             ray.shutdown()
 
 

@@ -90,6 +90,8 @@ class RungJob:
     """``time.time()`` seconds after which training stops at the next batch; no part of the job's name."""
     criterion: str = field(default="validation", compare=False)
     """What its record is compared by; no part of the job's name: it follows from the earlier jobs."""
+    row_seconds: float = field(default=0.0, compare=False)
+    """Seconds in which the survey ran one row through the frozen backbone; no part of the job's name."""
     judge: str = field(default="", compare=False)
     """Backbone whose classifier of labelled and unlabeled rows weighs validation rows."""
     kind: ClassVar[str] = "rung"

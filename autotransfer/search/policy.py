@@ -326,6 +326,7 @@ class Search:
             final=trial.done == len(trial.rungs) - 1,
             survey=record.features if record is not None else "",
             deadline=self.end(trial.backbone),
+            row_seconds=self.row_seconds(trial.backbone),
             rivals=trial.candidate.rivals,
             criterion=self.board.criterion.kind,
             judge=self.board.criterion.judge,

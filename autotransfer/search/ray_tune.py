@@ -1,17 +1,17 @@
-"""The default executor: Ray Tune. Beside ``cluster`` the only module that imports ray.
+"""The default executor: Ray Tune.
 
 One Tune trial is one job. The Searcher hands out the jobs of the policy's current generation and, once all
-of its records are in, asks the policy for the next; the scheduler is first come, first served.
+of its records are in, asks the policy for the next; the scheduler is first come, first served. On a cluster a Tune
+trial is a ticket for one of these jobs: the worker that has it takes the one whose data its node has.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +25,11 @@ from autotransfer.codec import from_json, to_json
 from autotransfer.errors import ClusterMismatchError, SearchError, StorageError
 from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.search import storage
-from autotransfer.search.cluster import Waiting, enough, nodes, travelling
+from autotransfer.search.cluster import Waiting, nodes, started, travelling
+from autotransfer.search.desk import Desk, offer_of
 from autotransfer.search.jobs import Context, GapJob, Generation, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
+from autotransfer.search.locality import FarDesk, Neighbours
 from autotransfer.search.nodes import at_home, registry
 from autotransfer.search.policy import Notify
 from autotransfer.search.quiet import QUIET, environment, hushed
@@ -35,7 +37,6 @@ from autotransfer.search.scratch import scratch
 from autotransfer.search.trial import Worker, failed
 from autotransfer.search.watchdog import Watchdog, take_note
 
-log = logging.getLogger(__name__)
 _ENDS: Mapping[str, type[SearchError]] = {"mismatch": ClusterMismatchError, "storage": StorageError}
 """What a worker may say in place of a record, and what ends the search then."""
 _KINDS: Mapping[str, Any] = {"survey": SurveyJob, "gap": GapJob, "rung": RungJob}
@@ -53,6 +54,7 @@ class Visit(tune.Trainable):
         home: str = "",
         sources: Mapping[str, bytes] | None = None,
         offline: bool = False,
+        desk: FarDesk | None = None,
     ) -> None:
         """Make the worker, once a process.
 
@@ -62,6 +64,7 @@ class Visit(tune.Trainable):
             home: id of the driver's node; empty: this is it.
             sources: of single-file plugins.
             offline: weights may not be fetched.
+            desk: where a ticket is turned into a job; None: tickets come with their job.
         """
         assert context is not None
         away = bool(home) and ray.get_runtime_context().get_node_id() != home
@@ -70,22 +73,27 @@ class Visit(tune.Trainable):
         self.name = f"pid {os.getpid()}" + f" on {platform.node()}" * away
         self.worker: Worker | None = None
         self.watchdog = Watchdog(self.context.step_seconds)
-        self.job_json = config["job"]
+        self.desk = desk
+        self.config = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next job; the worker keeps its models."""
-        self.job_json = new_config["job"]
+        self.config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
         """Run the job and end the trial."""
-        job = _job(self.job_json)
+        text = self.config["job"] or self._taken()
+        if not text:
+            return {"done": True, "nothing": True}
+        job = _job(text)
         try:
             note, work = note_of(self.context, job), Path(self.context.work)
             storage.patient(work, lambda: self.watchdog.watch(note))
             if self.worker is None:
                 plugins = registry(self.context.manifest, self.sources)
-                self.worker = Worker(self.context, plugins, self.watchdog.tick, self.name)
+                neighbours = None if self.desk is None else Neighbours(self.desk)
+                self.worker = Worker(self.context, plugins, self.watchdog.tick, self.name, neighbours)
             record = self.worker.run(job)
         except ClusterMismatchError as error:  # of a node that came later: no trial can succeed there
             return {"done": True, "mismatch": str(error)}
@@ -93,7 +101,11 @@ class Visit(tune.Trainable):
             return {"done": True, "storage": str(error)}
         finally:
             self.watchdog.rest()
-        return {"done": True, "record": json.dumps(to_json(record))}
+        return {"done": True, "key": job.key, "record": json.dumps(to_json(record))}
+
+    def _taken(self) -> str | None:
+        assert self.desk is not None
+        return self.desk.take(self.config["ticket"], ray.get_runtime_context().get_node_id(), self.name)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write nothing: checkpoints are ours, and a dict would become a pickle."""
@@ -105,16 +117,19 @@ class Visit(tune.Trainable):
 class PolicySearcher(Searcher):
     """Hands out the policy's jobs, generation by generation."""
 
-    def __init__(self, jobs: Generation, context: Context, ledger: Ledger, notify: Notify) -> None:
+    def __init__(
+        self, jobs: Generation, context: Context, ledger: Ledger, notify: Notify, desk: Desk | FarDesk | None = None
+    ) -> None:
         super().__init__(metric="done", mode="max")
         self.jobs = jobs
         self.context = context
         self.ledger = ledger
         self.notify = notify
+        self.desk = desk or Desk()
         self.batch: list[Job] = []
-        self.waiting: list[Job] = []
         self.records: dict[str, Record] = {}
-        self.running: dict[str, Job] = {}
+        self.tickets: list[str] = []
+        """Tune trials that run, by their ids."""
         self.deaths: dict[str, list[bool]] = {}
         """By key of a job, of each worker that died: whether it had begun the job."""
         self.said: dict[str, str] = {}
@@ -127,25 +142,39 @@ class PolicySearcher(Searcher):
         """Return the next job's config, None while others of its generation run, FINISHED at the end."""
         if self.over:
             return Searcher.FINISHED
-        if not self.waiting:
+        wanted = self._open()
+        if len(self.tickets) >= len(wanted):
             return None
-        job = self.waiting.pop(0)
-        self.running[trial_id] = job
-        self.notify("running", jobs=[j.title for j in self.running.values()])
-        return {"job": json.dumps({"kind": job.kind, "body": _plain(job)})}
+        self.tickets.append(trial_id)
+        taken = self.desk.offer([offer_of(j, _text(j)) for j in wanted], self.tickets)
+        text = "" if self.desk.late else self.desk.take(trial_id)
+        begun = [j for j in wanted if j.key in taken.values()]
+        following = [j for j in wanted if j not in begun]
+        self.notify("running", jobs=[j.title for j in (*begun, *following)[: len(self.tickets)]])
+        return {"job": text, "ticket": trial_id}
+
+    def _open(self) -> list[Job]:
+        """Return the jobs of this generation that have no record."""
+        return list({j.key: j for j in self.batch if j.key not in self.records}.values())
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: a job has one result, its last."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Keep the record; a job whose worker died is given to another one, a few times."""
-        job = self.running.pop(trial_id, None)
-        if job is None or self.over:  # a record that came before, or too late
+        if trial_id not in self.tickets or self.over:  # a record that came before, or too late
             return
+        self.tickets.remove(trial_id)
         try:
             for kind, raised in _ENDS.items():
                 if result and kind in result:
                     raise raised(str(result[kind]))
+            if error:
+                self.desk.take(trial_id)  # a worker that died before it took a job stands for the next one
+            key = (result or {}).get("key") or self.desk.taken(trial_id)
+            job = next((j for j in self._open() if j.key == key), None)
+            if job is None:  # another worker has done it, or there was nothing to do
+                return
             if error or not result or "record" not in result:
                 self._lost(job, self.said.pop(trial_id, ""))
                 return
@@ -172,13 +201,12 @@ class PolicySearcher(Searcher):
         elif len(deaths) > STARTS + RETRIES:
             self._add(job, failed(job, f"no worker began it in {len(deaths)} tries{said}"))
         else:
-            self.waiting.insert(0, job)
             self.notify("waiting", text=f"another worker for {job.title}: its own died{said}")
 
     def _keep(self, job: Job, record: Record, *, again: bool) -> None:
         self.records[job.key] = record
         self.notify("record", record=record, again=again)
-        if len(self.records) == len({j.key for j in self.batch}):
+        if not self._open():
             self._next()
 
     def _next(self, first: bool = False) -> None:
@@ -188,13 +216,11 @@ class PolicySearcher(Searcher):
             while True:
                 self.batch = next(self.jobs) if first else self.jobs.send([self.records[j.key] for j in self.batch])
                 first, self.records = False, {}
-                known = [(j, self.ledger.find(j)) for j in self.batch]
-                self.waiting = [j for j, record in known if record is None]
-                for job, record in known:
-                    if record is not None:
+                for job in self.batch:
+                    if (record := self.ledger.find(job)) is not None:
                         self.records[job.key] = record
                         self.notify("record", record=record, again=True)
-                if self.waiting:
+                if self._open():
                     return
         except StopIteration:
             self.over = True
@@ -299,13 +325,15 @@ def run(
         ClusterMismatchError: nodes lack what the driver has.
         KeyboardInterrupt: as it came; what was finished is in the ledger and known to the policy.
     """
-    with _ray(workers, resources), environment(QUIET), hushed():
+    with started(workers, resources), environment(QUIET), hushed():
         more = travelling(context, resources, offline) if joined or len(nodes()) > 1 else {}
         # Tune's folder is for its driver alone: other nodes need it for checkpoints and artifacts, and there are none.
         # So it lies outside the run, whose folder may be gone for a while.
         with scratch("autotransfer-tune-") as folder:
-            searcher = PolicySearcher(jobs, context, ledger, notify)
+            desk = FarDesk() if more else Desk()
+            searcher = PolicySearcher(jobs, context, ledger, notify, desk)
             if not searcher.over:
+                more |= {"desk": desk} if more else {}
                 visit = tune.with_parameters(Visit, **{"context": context, **more})
                 waiting = Waiting(notify, resources, deadline)
                 _fit(searcher, tune.with_resources(visit, dict(resources)), workers, str(folder), waiting)
@@ -338,33 +366,10 @@ def _fit(searcher: PolicySearcher, trainable: Any, workers: int, storage: str, w
     tuner.fit()
 
 
-@contextlib.contextmanager
-def _ray(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
-    """Use the Ray that is there, or start one on this machine and stop it afterwards."""
-    own = not ray.is_initialized()
-    if own:
-        try:
-            ray.init(
-                address="local",  # whatever other Ray runs on this machine, or is named by RAY_ADDRESS
-                num_cpus=max(1, int(workers * resources.get("cpu", 1))),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except Exception as error:  # Ray raises many kinds when it cannot start
-            raise SearchError(f"Ray cannot be started: {error}; executor='serial' works without it") from error
-    try:
-        enough(resources)
-        yield
-    finally:
-        if own:
-            ray.shutdown()
-
-
-def _plain(job: Job) -> dict[str, Any]:
+def _text(job: Job) -> str:
     body: dict[str, Any] = to_json(job)
     body.pop("kind", None)
-    return {n: v for n, v in body.items() if v != float("inf")}
+    return json.dumps({"kind": job.kind, "body": {n: v for n, v in body.items() if v != float("inf")}})
 
 
 def _job(text: str) -> Job:

@@ -53,7 +53,7 @@ from autotransfer.train.evaluate import arithmetic, best_device, device_of, noth
 from autotransfer.train.job import Job as TrainingJob
 from autotransfer.train.loop import Trainer
 from autotransfer.train.network import TransferNetwork, build_backbone
-from autotransfer.train.prefixes import Prefixes
+from autotransfer.train.prefixes import Elsewhere, Prefixes
 from autotransfer.train.sampling import stream
 from autotransfer.train.stages import Stages, find_stages
 
@@ -73,11 +73,13 @@ class Worker:
         registry: Registry | None = None,
         tick: Callable[[], None] = nothing,
         name: str = "local",
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.context = context
         self.registry = registry or Registry.from_manifest(context.manifest)
         self.tick = tick
         self.name = name
+        self.elsewhere = elsewhere
         self.frozen: Frozen | None = None
         self.live: OrderedDict[tuple[str, str], Trainer] = OrderedDict()
         self.device = best_device()
@@ -207,7 +209,7 @@ class Worker:
     def _rung(self, job: RungJob) -> TrialRecord:
         if ONLY in job.recipe.values and self.context.prepared.profile.targets != (job.recipe.values[ONLY],):
             context, own = alone.context_of(self.context, job)
-            return Worker(context, self.registry, self.tick, self.name)._rung(own)
+            return Worker(context, self.registry, self.tick, self.name, self.elsewhere)._rung(own)
         job = replace(job, recipe=self.measured(job.recipe))
         with arithmetic(job.recipe.threads, job.recipe.dtype, self.device):
             return self._trained(job)
@@ -260,6 +262,8 @@ class Worker:
         """
         features = self.context.path(job.survey) if job.survey and job.rows is None else None
         trainer = self.trainer(job.recipe, features, rows=self._first_rows(job), deadline=job.deadline)
+        if trainer.job.prefixes is not None:
+            trainer.job.prefixes.row_seconds = job.row_seconds
         try:
             if job.begins:
                 checkpoint.load(trainer, self.context.path(job.begins))
@@ -339,7 +343,7 @@ class Worker:
         code, fingerprint = source_of(spec, plugin), self.context.prepared.profile.fingerprint
         about = (spec.id, *code, to_json(spec.input), recipe.dtype, fingerprint)
         store = Store(Path(self.context.store), self.context.store_bytes)
-        return Prefixes(store, about, rows, tick=self.tick)
+        return Prefixes(store, about, rows, tick=self.tick, elsewhere=self.elsewhere)
 
 
 def build_network(

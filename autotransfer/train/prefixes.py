@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -145,6 +145,16 @@ def _differ(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
     return any(not torch.equal(t.to(state[n]), state[n]) for n, t in tensors.items())
 
 
+class Elsewhere(Protocol):
+    """Stores of other nodes."""
+
+    def wrote(self, store: Store, key: str) -> None:
+        """Let others know of an entry of this node's store."""
+
+    def bring(self, store: Store, key: str, seconds: float) -> bool:
+        """Bring an entry into this node's store, where that takes less than ``seconds``; return whether it is here."""
+
+
 @dataclass
 class Prefixes:
     """Finds, or writes, the activations that trainings of one network may start from.
@@ -161,6 +171,10 @@ class Prefixes:
     half: bool = True
     """Floats may be kept as ``float16``."""
     tick: Callable[[], None] = nothing
+    elsewhere: Elsewhere | None = None
+    """Where other nodes' activations may be had."""
+    row_seconds: float = 0.0
+    """Seconds in which one row runs through the whole network."""
     notes: list[str] = field(default_factory=list)
 
     def find(self, backbone: nn.Module, stages: Stages, frozen: int, epochs: float, views: int = 1) -> Prefix | None:
@@ -201,8 +215,11 @@ class Prefixes:
         try:
             for split, number in missing:
                 rows, key = self.rows[split], keys[split, number]
-                rows = rows.view(number) if number else rows
-                write_activations(self.store, key, backbone, stages, cut, rows, half=self.half, tick=self.tick)
+                if not self._brought(key, stages, place, len(rows)):
+                    rows = rows.view(number) if number else rows
+                    write_activations(self.store, key, backbone, stages, cut, rows, half=self.half, tick=self.tick)
+                    if self.elsewhere is not None:
+                        self.elsewhere.wrote(self.store, key)
                 entries[split, number] = self.store.get(key)
         except (StoreFullError, PluginContractError) as error:
             self.notes.append(f"trained without stored activations: {error}")
@@ -213,6 +230,16 @@ class Prefixes:
                 return None  # evicted since, or one view is nested otherwise than another
             held[split].append(found)
         return Prefix(stages, cut, held, self.rows)
+
+    def _brought(self, key: str, stages: Stages, place: int, rows: int) -> bool:
+        """Return whether another node's activations are here now, which cost less to bring than to make anew."""
+        if self.elsewhere is None:
+            return False
+        self.tick()
+        anew = self.row_seconds * rows * stages.macs[place - 1] / stages.macs[-1]
+        if brought := self.elsewhere.bring(self.store, key, anew):
+            self.notes.append(f"activations after {stages.paths[place - 1]} came from another node")
+        return brought
 
     def _key(self, about: tuple[str, str], split: str, number: int) -> str:
         own = (FORMAT, torch.__version__, *about, split, self.half)
