@@ -1,7 +1,7 @@
 """Domain adaptation: rows with labels from one domain, rows without labels and the score from another.
 
     python benchmarks/data/fetch.py movies --out data/movies   # and tweets, drums
-    python benchmarks/adaptation.py --data data
+    python -m benchmarks.adaptation --data data
 
 Three shifts: scikit-learn's digits and other digits inverted, thickened and noisy; film reviews and tweets; drums of
 three kits and of all others. On each, with one backbone and fixed values: heads and fine-tunes of the labelled source
@@ -40,6 +40,7 @@ from autotransfer.search.jobs import Context, GapJob, RungJob, SurveyJob
 from autotransfer.search.trial import Worker
 from autotransfer.space import Choice
 from autotransfer.spec import BackboneSpec, with_stages
+from benchmarks.economy.cells import commit, machine
 
 Array = np.ndarray[Any, Any]
 Rows = tuple[list[Any], list[str]]
@@ -197,7 +198,7 @@ def run(name: str, seed: int, wanted: list[tuple[str, str]], data: Path, registr
             cells = Cells(shift, prepared, seed, registry, Path(work))
             for method in (m for a, m in wanted if a == arm):
                 line = {"shift": name, "seed": seed, "arm": arm, "method": method, **cell(shift, method, cells)}
-                line["gap"] = to_json(cells.record.gap)
+                line |= {"gap": to_json(cells.record.gap), "commit": commit(), "machine": machine()}
                 with results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 

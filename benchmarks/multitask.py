@@ -2,7 +2,7 @@
 
     python benchmarks/data/fetch.py tux --out data/tux
     python benchmarks/data/fetch.py ratings --out data/ratings
-    python benchmarks/multitask.py data/tux data/ratings
+    python -m benchmarks.multitask data/tux data/ratings
 
 Of the stamps three targets are asked: the folder that each lies in, the dominant colour and the share of the frame that
 is not transparent, both computed from the pixels; of the snippets whether they are for or against, and their rating. A
@@ -47,6 +47,7 @@ from autotransfer.search.trial import Worker
 from autotransfer.space import Choice
 from autotransfer.tasks import Several
 from autotransfer.tasks.metrics import signed
+from benchmarks.economy.cells import commit, machine
 
 COLOURS = {"red": 20, "orange": 45, "yellow": 70, "green": 165, "blue": 260, "purple": 340, "red ": 361}
 """Where each hue ends, in degrees."""
@@ -174,7 +175,7 @@ def cell(place: dict[str, Any], folder: Path, registry: Registry, wanted: list[s
         shared = recipe_of(context, registry, record, given.freeze)
         counts = {"backbone": spec, "train": len(context.prepared.train), "test": len(context.prepared.test)}
         for line in arms(worker, shared, record.features, wanted):
-            yield {**place, **counts, **line}
+            yield {**place, **counts, **line, "commit": commit(), "machine": machine()}
 
 
 def tables(lines: list[dict[str, Any]]) -> list[str]:
@@ -214,7 +215,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=450, help="training rows at most")
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--freeze", type=float, default=0.55, help="share of the stages that are frozen")
-    parser.add_argument("--results", type=Path, default=Path("multitask.jsonl"))
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     given, registry = parser.parse_args(), Registry.discover()
     torch.set_num_threads(1)
     lines = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
