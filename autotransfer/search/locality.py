@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Neighbours:
         """Let others know of an entry of this node's store."""
         self.desk.keep.remote(key, self.node, str(store.folder))
 
-    def bring(self, store: Store, key: str, seconds: float) -> bool:
+    def bring(self, store: Store, key: str, seconds: float, tick: Callable[[], None]) -> bool:
         """Bring an entry of another node's store into this one; return whether it is here now.
 
         It is given up where its first pieces say that it takes longer than to make it anew.
@@ -68,6 +68,7 @@ class Neighbours:
             store: of this node.
             key: of the entry.
             seconds: that it takes to make it anew.
+            tick: called for each piece, so that a long way is not taken for a hang.
 
         Raises:
             StoreFullError: this node's store cannot keep it.
@@ -80,10 +81,15 @@ class Neighbours:
             send: Any = ray.remote(num_cpus=0, max_retries=0)(pieces)
             chosen = send.options(scheduling_strategy=there, _generator_backpressure_num_objects=AHEAD)
             sent = chosen.remote(found[1], key)
-            received(store, key, (ray.get(one) for one in sent), seconds)
+            received(store, key, (_ticked(ray.get(one), tick) for one in sent), seconds)
         except (RayError, _SlowError):  # that node is gone, or too far away: this one can do without it
             return False
         return True
+
+
+def _ticked(piece: Any, tick: Callable[[], None]) -> Any:
+    tick()
+    return piece
 
 
 class _SlowError(Exception):

@@ -136,8 +136,7 @@ def run_survey(
     file = f"features-{slug(frozen.spec.id)}.{stop}.safetensors"
     own = None if groups is None else groups[:stop]
     # What was fitted on these very rows cannot be judged by leaving one of them out.
-    fitted = frozen.spec.fitted
-    cuts = record.cuts if fitted else _scored(record.cuts, parts, train.targets[:stop], task, tick, own)
+    cuts = record.cuts if frozen.spec.fitted else _scored(record.cuts, parts, train.targets[:stop], task, tick, own)
     write_atomically(parts, context.path(file))  # the head and the losses that judging has added to them too
     frozen.record = replace(
         record,

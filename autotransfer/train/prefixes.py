@@ -151,7 +151,7 @@ class Elsewhere(Protocol):
     def wrote(self, store: Store, key: str) -> None:
         """Let others know of an entry of this node's store."""
 
-    def bring(self, store: Store, key: str, seconds: float) -> bool:
+    def bring(self, store: Store, key: str, seconds: float, tick: Callable[[], None]) -> bool:
         """Bring an entry into this node's store, where that takes less than ``seconds``; return whether it is here."""
 
 
@@ -235,9 +235,8 @@ class Prefixes:
         """Return whether another node's activations are here now, which cost less to bring than to make anew."""
         if self.elsewhere is None:
             return False
-        self.tick()
         anew = self.row_seconds * rows * stages.macs[place - 1] / stages.macs[-1]
-        if brought := self.elsewhere.bring(self.store, key, anew):
+        if brought := self.elsewhere.bring(self.store, key, anew, self.tick):
             self.notes.append(f"activations after {stages.paths[place - 1]} came from another node")
         return brought
 
