@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,8 +19,41 @@ from autotransfer.store import Store
 
 PIECE = 8 * 2**20
 """Bytes of an entry that travel at once."""
+MOST_WORKERS = 10_000
+"""Calls that the desk's process takes at once; each worker that waits is one."""
+WAITS = 60.0
+"""Seconds that a worker waits for a job before it asks for a new ticket, should the desk have been lost."""
 AHEAD = 4
 """Pieces that may lie in the object store before they are fetched."""
+
+
+class WaitingDesk(Desk):
+    """A desk at which workers wait: between two jobs Tune would end them, and a new one has all to load again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tickets: frozenset[str] = frozenset()
+        self.news = asyncio.Event()
+
+    def offer(self, offers: Sequence[Offer], tickets: Collection[str]) -> dict[str, str]:
+        """As of :class:`Desk`; who waits with a ticket that counts no more is let go."""
+        found = super().offer(offers, tickets)
+        self.tickets = frozenset(tickets)
+        self.news.set()
+        self.news = asyncio.Event()
+        return found
+
+    async def wait(self, ticket: str, node: str, worker: str, seconds: float) -> str | None:
+        """As ``take``, once there is a job; None where none came in so many seconds, or the ticket does not count."""
+        ends = time.monotonic() + seconds
+        while ticket in self.tickets:
+            if (text := self.take(ticket, node, worker)) is not None:
+                return text
+            try:
+                await asyncio.wait_for(self.news.wait(), ends - time.monotonic())
+            except TimeoutError:
+                break
+        return None
 
 
 class FarDesk:
@@ -29,8 +63,8 @@ class FarDesk:
 
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        made: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Desk)
-        self.actor: Any = made.options(scheduling_strategy=here).remote()
+        made: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WaitingDesk)
+        self.actor: Any = made.options(scheduling_strategy=here, max_concurrency=MOST_WORKERS).remote()
 
     def offer(self, offers: Sequence[Offer], tickets: Collection[str]) -> dict[str, str]:
         """As of :class:`Desk`."""
@@ -45,6 +79,11 @@ class FarDesk:
     def take(self, ticket: str, node: str = "", worker: str = "") -> str | None:
         """As of :class:`Desk`."""
         found: str | None = ray.get(self.actor.take.remote(ticket, node, worker))
+        return found
+
+    def wait(self, ticket: str, node: str, worker: str) -> str | None:
+        """As of :class:`WaitingDesk`, for a minute."""
+        found: str | None = ray.get(self.actor.wait.remote(ticket, node, worker, WAITS))
         return found
 
 

@@ -140,10 +140,8 @@ class Search:
         queue += proposer.again_best(known.recipe) if known is not None else []
         idle, guaranteed, best = 0, bool(queue), self._best_skill()
         while batch := self._choose(queue, proposer):
-            heads = [t for t in batch if not t.moves]
-            yield from self.rounds.complete({t.backbone for t in heads})
-            yield from self.visit(heads)  # heads first: a usable model soon
-            yield from self.visit([t for t in batch if t.moves])
+            yield from self.rounds.complete({t.backbone for t in batch if not t.moves})
+            yield from self.visit(batch)
             idle = 0 if guaranteed or self._best_skill() > best else idle + 1
             guaranteed, best = bool(queue), self._best_skill()
             if self.budget.trials is None and idle >= (STABLE if self.budget.seconds is None else STABLE_IN_TIME):
@@ -151,6 +149,10 @@ class Search:
                 break
         if self.budget.trials is None and time.time() > self.deadline:
             self.status = "budget"
+
+    def _turn(self, trial: Trial) -> tuple[bool, float]:
+        """Heads first: a usable model soon; then, for several workers, the dearest: none is left with it at the end."""
+        return trial.moves, -self.prices.rest(trial) if self.workers > 1 else 0.0
 
     def _known_to_lose(self, candidate: Candidate) -> bool:
         """Return whether earlier runs on these very rows say that a recipe is not worth its price."""
@@ -221,9 +223,9 @@ class Search:
 
     def _promotions(self, batch: Sequence[Trial]) -> list[Option]:
         best, found = self._best_skill(), []
-        for trial in self.board.paused():
+        for trial in (t for t in self.board.paused() if t not in batch):
             cost = self.prices.rest(trial)
-            if trial in batch or not self.in_time(trial.backbone, cost + alone.kept_back(self)):
+            if not self.in_time(trial.backbone, cost + alone.kept_back(self)):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
             found.append(Option(self._worth(mean, spread, best, cost), trial=trial))
@@ -284,8 +286,10 @@ class Search:
             if 0 < trial.done == len(trial.rungs) - 1 and may_have_rivals(trial):
                 self.board.keep_before(trial)
             self.prices.passed(trial)
-        records = yield [self.rung(t) for t in trials]
-        for trial, record, cost in zip(trials, records, predicted, strict=True):
+        order = sorted(trials, key=self._turn)
+        records = dict(zip([t.id for t in order], (yield [self.rung(t) for t in order]), strict=True))
+        for trial, cost in zip(trials, predicted, strict=True):
+            record = records[trial.id]
             assert isinstance(record, TrialRecord)
             self.spent += record.seconds if self.costs.clock else cost
             self._learn(trial, record)

@@ -1,8 +1,9 @@
 """The default executor: Ray Tune.
 
 One Tune trial is one job. The Searcher hands out the jobs of the policy's current generation and, once all
-of its records are in, asks the policy for the next; the scheduler is first come, first served. On a cluster a Tune
-trial is a ticket for one of these jobs: the worker that has it takes the one whose data its node has.
+of its records are in, asks the policy for the next; the scheduler is first come, first served. Where there are several
+workers a Tune trial is a ticket for one of these jobs: the worker that has it takes the one whose data its process or
+its node has, and waits while there is none (Tune ends an idle actor beside a busy one, with all that it has loaded).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Visit(tune.Trainable):
         Args:
             config: of the first trial.
             context: what workers share.
-            home: id of the driver's node; empty: this is it.
+            home: id of the driver's node, on a cluster; empty: this is it.
             sources: of single-file plugins.
             offline: weights may not be fetched.
             desk: where a ticket is turned into a job; None: tickets come with their job.
@@ -73,7 +74,7 @@ class Visit(tune.Trainable):
         self.name = f"pid {os.getpid()}" + f" on {platform.node()}" * away
         self.worker: Worker | None = None
         self.watchdog = Watchdog(self.context.step_seconds)
-        self.desk = desk
+        self.desk, self.shared = desk, bool(home)
         self.config = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -92,7 +93,7 @@ class Visit(tune.Trainable):
             storage.patient(work, lambda: self.watchdog.watch(note))
             if self.worker is None:
                 plugins = registry(self.context.manifest, self.sources)
-                neighbours = None if self.desk is None else Neighbours(self.desk)
+                neighbours = Neighbours(self.desk) if self.desk and self.shared else None
                 self.worker = Worker(self.context, plugins, self.watchdog.tick, self.name, neighbours)
             record = self.worker.run(job)
         except ClusterMismatchError as error:  # of a node that came later: no trial can succeed there
@@ -105,7 +106,7 @@ class Visit(tune.Trainable):
 
     def _taken(self) -> str | None:
         assert self.desk is not None
-        return self.desk.take(self.config["ticket"], ray.get_runtime_context().get_node_id(), self.name)
+        return self.desk.wait(self.config["ticket"], ray.get_runtime_context().get_node_id(), self.name)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write nothing: checkpoints are ours, and a dict would become a pickle."""
@@ -130,6 +131,8 @@ class PolicySearcher(Searcher):
         self.records: dict[str, Record] = {}
         self.tickets: list[str] = []
         """Tune trials that run, by their ids."""
+        self.wanted = 0
+        """Workers that there was work for at one time; those that wait for a job count."""
         self.deaths: dict[str, list[bool]] = {}
         """By key of a job, of each worker that died: whether it had begun the job."""
         self.said: dict[str, str] = {}
@@ -142,16 +145,20 @@ class PolicySearcher(Searcher):
         """Return the next job's config, None while others of its generation run, FINISHED at the end."""
         if self.over:
             return Searcher.FINISHED
-        wanted = self._open()
-        if len(self.tickets) >= len(wanted):
+        if len(self.tickets) >= (self.wanted if self.desk.late else len(self._open())):
             return None
         self.tickets.append(trial_id)
-        taken = self.desk.offer([offer_of(j, _text(j)) for j in wanted], self.tickets)
-        text = "" if self.desk.late else self.desk.take(trial_id)
+        self._offer()
+        return {"job": "" if self.desk.late else self.desk.take(trial_id), "ticket": trial_id}
+
+    def _offer(self) -> None:
+        """Lay what has no record on the desk; at the end nothing, so that nobody waits."""
+        wanted = [] if self.over else self._open()
+        taken = self.desk.offer([offer_of(j, _text(j)) for j in wanted], [] if self.over else self.tickets)
         begun = [j for j in wanted if j.key in taken.values()]
         following = [j for j in wanted if j not in begun]
-        self.notify("running", jobs=[j.title for j in (*begun, *following)[: len(self.tickets)]])
-        return {"job": text, "ticket": trial_id}
+        if shown := [j.title for j in (*begun, *following)[: len(self.tickets)]]:
+            self.notify("running", jobs=shown)
 
     def _open(self) -> list[Job]:
         """Return the jobs of this generation that have no record."""
@@ -174,6 +181,7 @@ class PolicySearcher(Searcher):
             key = (result or {}).get("key") or self.desk.taken(trial_id)
             job = next((j for j in self._open() if j.key == key), None)
             if job is None:  # another worker has done it, or there was nothing to do
+                self.wanted = max(1, self.wanted - error)  # else one that cannot live would be started for ever
                 return
             if error or not result or "record" not in result:
                 self._lost(job, self.said.pop(trial_id, ""))
@@ -181,7 +189,7 @@ class PolicySearcher(Searcher):
             kind_of = TrialRecord if isinstance(job, RungJob) else SurveyRecord
             self._add(job, cast("Record", from_json(kind_of, json.loads(result["record"]))))
         except Exception as fault:  # Tune would swallow it, or end with it: it is raised again after the run
-            self.over, self.error = True, fault
+            self._end(fault)
 
     def _add(self, job: Job, record: Record) -> None:
         self.ledger.add(job, record)
@@ -221,11 +229,17 @@ class PolicySearcher(Searcher):
                         self.records[job.key] = record
                         self.notify("record", record=record, again=True)
                 if self._open():
+                    self.wanted = max(self.wanted, len(self._open()))
+                    self._offer()
                     return
         except StopIteration:
-            self.over = True
+            self._end()
         except Exception as error:  # Tune would swallow it: it is raised again after the run
-            self.over, self.error = True, error
+            self._end(error)
+
+    def _end(self, error: BaseException | None = None) -> None:
+        self.over, self.error = True, error
+        self._offer()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PolicySearcher:
         """Return itself: a running policy cannot be copied."""
@@ -330,10 +344,10 @@ def run(
         # Tune's folder is for its driver alone: other nodes need it for checkpoints and artifacts, and there are none.
         # So it lies outside the run, whose folder may be gone for a while.
         with scratch("autotransfer-tune-") as folder:
-            desk = FarDesk() if more else Desk()
+            desk = FarDesk() if more or workers > 1 else Desk()
             searcher = PolicySearcher(jobs, context, ledger, notify, desk)
             if not searcher.over:
-                more |= {"desk": desk} if more else {}
+                more |= {"desk": desk} if desk.late else {}
                 visit = tune.with_parameters(Visit, **{"context": context, **more})
                 waiting = Waiting(notify, resources, deadline)
                 _fit(searcher, tune.with_resources(visit, dict(resources)), workers, str(folder), waiting)

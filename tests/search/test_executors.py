@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,29 @@ import pytest
 from autotransfer import engine
 from autotransfer.config import Settings
 from autotransfer.model import TransferModel
+from autotransfer.search import ray_tune
+from autotransfer.search.jobs import Context, Generation, SurveyJob
+from autotransfer.search.ledger import Ledger
+
+NAPS = """
+import os, time
+from autotransfer.plugin import BackboneSpec, ImageInput, hookimpl
+
+def short(weights):
+    open(os.path.join("{notes}", str(os.getpid()) + "-" + str(time.time_ns())), "w").close()
+    raise RuntimeError("slept")
+
+def long(weights):
+    time.sleep(4.0)
+    short(weights)
+
+@hookimpl
+def autotransfer_backbones():
+    own = ImageInput(size=16, crop=1.0)
+    kinds = [(f, n) for f in (short, long) for n in range(6)]
+    return [BackboneSpec(id="naps/" + f.__name__ + str(n), input=own, factory=f) for f, n in kinds]
+"""
+"""A plugin of backbones that take their time, and leave a note of the process that opened them."""
 
 
 def _fit(data: Any, plugins: list[str], **more: Any) -> TransferModel:
@@ -37,6 +61,7 @@ def test_serial_and_ray_with_one_and_two_workers_agree(stripes: Any, toynet: str
         assert serial.run.test is not None
         assert ray.run.test.scores == serial.run.test.scores
         assert {r.worker[:3] for r in ray.run.trials} == {"pid"}
+        assert len({r.worker for r in ray.run.trials}) <= workers  # none was ended while another one was at work
     assert len([r for r in serial.run.trials if r.id.startswith("t")]) == 6
 
 
@@ -80,3 +105,28 @@ def test_a_space_that_is_exhausted_ends_the_search(stripes: Any, toynet: str) ->
     # The space holds two recipes, so that a third trial is not found, and none is made up.
     assert len([r for r in records if r.id.startswith("t")]) == 2
     assert all(r.objective is not None for r in records)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_workers_live_as_long_as_the_search(stripes: Any, tmp_path: Path) -> None:
+    plugin, notes = tmp_path / "naps.py", tmp_path / "notes"
+    notes.mkdir()
+    plugin.write_text(NAPS.format(notes=str(notes)))
+    settings = Settings(data=stripes, plugins=[str(plugin)], backbones="naps/*", trials=1).check()
+    ready = engine.make_ready(settings, engine.silent)
+    specs = {s.id: s for s in ready.pool.specs}
+    context = Context(ready.prepared, ready.registry.manifest(), specs, weights={}, work=str(tmp_path / "work"))
+    Path(context.work).mkdir()
+
+    def jobs() -> Generation:
+        names = [f"naps/{kind}{n + more}" for n in (0, 2, 4) for kind in ("long", "short") for more in (0, 1)]
+        for start in range(0, len(names), 2):  # whoever ends first has nothing to do until the other one has ended
+            yield [SurveyJob(backbone=name, rows=9) for name in names[start : start + 2]]
+
+    ledger = Ledger(None, Path(context.work))
+    ray_tune.run(jobs(), context, ledger, engine.silent, 2, {"cpu": 1.0})
+    assert all("slept" in r.reason for r in ledger.records.values())
+    pids = [note.name.split("-")[0] for note in notes.iterdir()]
+    assert (len(pids), len(set(pids))) == (12, 2)

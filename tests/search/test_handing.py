@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from autotransfer.schema import Recipe, TrialRecord
+from autotransfer.search.desk import Desk
 from autotransfer.search.jobs import Context, Job, Record, RungJob
 from autotransfer.search.ledger import Ledger, read_ledger
 
@@ -19,23 +20,32 @@ def _record(id: str, objective: float = 0.5) -> TrialRecord:
     return TrialRecord(id=id, recipe=RECIPE, status="done", objective=objective)
 
 
-class _Handed:
-    """A Searcher of two jobs, as Tune drives it."""
+class _LateDesk(Desk):
+    """A desk whose workers take their jobs themselves."""
 
-    def __init__(self, work: Path) -> None:
+    late = True
+
+
+class _Handed:
+    """A Searcher of two jobs, as Tune drives it, and of generations of one job each after them."""
+
+    def __init__(self, work: Path, desk: Desk | None = None, later: int = 0) -> None:
         from autotransfer.search.ray_tune import PolicySearcher
 
+        self.later = [RungJob(id=f"later{n}", recipe=RECIPE) for n in range(later)]
         self.jobs = [RungJob(id=f"t{n}", recipe=RECIPE) for n in (1, 2)]
         self.got: list[list[Record]] = []
         self.told: list[str] = []
         context = Context(prepared=cast("Any", None), manifest=[], specs={}, weights={}, work=str(work))
         self.context = context
         self.ledger = Ledger(work / "trials.jsonl", work)
-        self.searcher = PolicySearcher(self._policy(), context, self.ledger, self._tell)
+        self.searcher = PolicySearcher(self._policy(), context, self.ledger, self._tell, desk)
 
     def _policy(self) -> Any:
         batch: list[Job] = [*self.jobs]
         self.got.append((yield batch))
+        for job in self.later:
+            self.got.append((yield [job]))
 
     def _tell(self, event: str, **facts: Any) -> None:
         self.told.append(facts.get("text", event))
@@ -48,6 +58,12 @@ class _Handed:
         from autotransfer.codec import to_json
 
         self.searcher.on_trial_complete(trial_id, {"record": json.dumps(to_json(record))})
+
+    def wait(self, trial_id: str) -> bool:
+        """Return whether a Tune trial begins, with no job yet."""
+        given = self.searcher.suggest(trial_id)
+        assert given in (None, {"job": "", "ticket": trial_id})
+        return given is not None
 
     def die(self, trial_id: str, job: Job, note: str | None) -> None:
         from autotransfer.search.ray_tune import note_of
@@ -91,3 +107,46 @@ def test_a_job_that_hung_is_not_given_to_another_worker(tmp_path: Path) -> None:
     assert (
         one.ledger.records[one.jobs[0].key].reason
     ) == 'it hung: nothing came for 300 s, so its worker was killed (File "mine.py", line 3 in forward)'
+
+
+def test_a_worker_keeps_a_ticket_while_there_is_less_to_do(tmp_path: Path) -> None:
+    desk = _LateDesk()
+    one = _Handed(tmp_path, desk, later=2)
+    assert [one.wait(i) for i in "abc"] == [True, True, False]  # there was work for two
+    assert desk.take("a")
+    assert desk.take("b")
+    one.answer("a", _record("t1"))
+    assert one.wait("c")
+    assert desk.take("c") is None  # the other one is still at work
+    one.answer("b", _record("t2"))
+    assert "later0" in str(desk.take("c"))  # laid there when the generation began, with no new ticket
+    assert one.wait("d")
+    one.answer("c", _record("later0"))
+    assert "later1" in str(desk.take("d"))
+    assert one.wait("e")
+    one.answer("d", _record("later1"))
+    assert one.searcher.over
+    assert desk.take("e") is None
+    assert len(one.got) == 3
+
+
+def test_a_worker_that_dies_with_nothing_to_do_is_not_started_for_ever(tmp_path: Path) -> None:
+    from ray.tune.search import Searcher
+
+    desk = _LateDesk()
+    one = _Handed(tmp_path, desk, later=1)
+    for trial, job in (("a", "t1"), ("b", "t2")):
+        assert one.wait(trial)
+        assert desk.take(trial)
+        one.answer(trial, _record(job))
+    assert one.wait("c")
+    assert desk.take("c")
+    assert one.wait("idle")
+    one.searcher.on_trial_complete("idle", error=True)
+    assert not one.wait("idle again")
+    one.searcher.on_trial_complete("c", error=True)  # it had a job: another one takes its place
+    assert one.wait("d")
+    assert desk.take("d")
+    one.answer("d", _record("later0"))
+    assert one.searcher.suggest("last") == Searcher.FINISHED
+    assert one.searcher.error is None

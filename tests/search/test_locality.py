@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotransfer.schema import Recipe
 from autotransfer.search import locality
+from autotransfer.search.desk import offer_of
+from autotransfer.search.jobs import RungJob
+from autotransfer.search.locality import WaitingDesk
 from autotransfer.store import Store
 
 ARRAYS = {
@@ -78,3 +83,24 @@ def test_what_takes_longer_than_to_make_it_anew_is_given_up_early(there: Store, 
 
 def test_a_store_that_has_lost_its_entry_sends_nothing(there: Store) -> None:
     assert list(locality.pieces(str(there.folder), "other")) == []
+
+
+def test_workers_wait_at_the_desk_until_there_is_a_job_or_nothing_to_wait_for() -> None:
+    offers = [offer_of(RungJob(id=i, recipe=Recipe(backbone="a/b", strategy="c/d")), i) for i in ("one", "two")]
+
+    async def day() -> list[str | None]:
+        desk = WaitingDesk()
+        desk.offer(offers[:1], ["x", "y", "z"])
+        told: list[str | None] = [await desk.wait(t, "node", t, 5.0) for t in ("x", "of a lost desk")]
+        told.append(await desk.wait("y", "node", "y", 0.01))  # nothing came in time
+        waits = [asyncio.create_task(desk.wait(t, "node", t, 5.0)) for t in ("y", "z")]
+        await asyncio.sleep(0)
+        desk.offer(offers, ["x", "z"])  # the worker with y died: its ticket must not take the job
+        told += [await w for w in waits]
+        last = asyncio.create_task(desk.wait("w", "node", "w", 5.0))
+        desk.offer(offers, ["x", "z", "w"])
+        await asyncio.sleep(0)
+        desk.offer([], [])
+        return [*told, await last]
+
+    assert asyncio.run(day()) == ["one", None, None, None, "two", None]
