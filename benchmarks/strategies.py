@@ -4,8 +4,9 @@
     python -m benchmarks.strategies --tasks tux,movies --seeds 0 --strategies core/probe,core/lora
     python -m benchmarks.strategies --report
 
-A cell is one ``autotransfer fit`` of one strategy (three trials: its guaranteed or best expected values), or of all of
-them (``search``: no budget, as a user calls it), on one backbone of the task's modality, with a cache of its own.
+A cell is one ``autotransfer fit`` of one strategy (three trials: its guaranteed or best expected values; without the
+baselines, which would compete), or of all of them (``search``: no budget, as a user calls it), on one backbone of the
+task's modality, with a cache of its own. A strategy that does not apply has an empty cell.
 """
 
 from __future__ import annotations
@@ -64,10 +65,12 @@ def measure(cell: Cell, layout: Layout) -> dict[str, Any]:
     command = [sys.executable, "-m", "autotransfer", "fit", str(layout.train), "--test", str(layout.heldout)]
     command += ["--metric", layout.metric, "--plugin", str(PLUGIN), "--backbones", cell.backbone, "--offline", "--json"]
     command += ["--executor", "serial", "--seed", str(cell.seed), "--out", str(scratch / "run")]
+    env = environment(scratch / "home")
     if cell.strategy != SEARCH:
-        command += ["--strategies", f"{cell.strategy},baselines/*", "--trials", str(cell.trials)]
+        env["AUTOTRANSFER_DISABLE"] = ",".join(filter(None, [os.environ.get("AUTOTRANSFER_DISABLE"), "baselines"]))
+        command += ["--strategies", cell.strategy, "--trials", str(cell.trials)]
     told = scratch / "told.json"
-    usage = watch(command, log=scratch / "log.txt", env=environment(scratch / "home"), cwd=ROOT, output=told)
+    usage = watch(command, log=scratch / "log.txt", env=env, cwd=ROOT, output=told)
     numbers: dict[str, Any] = {"code": usage.code, "cpu": round(usage.cpu, 2), "peak_mb": usage.peak // 2**20}
     if usage.code:
         numbers["error"] = (scratch / "log.txt").read_text(encoding="utf-8", errors="replace")[-600:]

@@ -156,7 +156,8 @@ def _measured(cell: Cell, cluster: Cluster, usual: int, data: Path, out: Path, s
 
 
 def _fit(cell: Cell, cluster: Cluster, data: Path, out: Path) -> list[str]:
-    flags = ["--plugin", str(PLUGIN), "--backbones", "nets/*", "--trials", str(cell.trials), "--seed", "1", "--json"]
+    nets = "nets/heavy,nets/heavier" if cell.kind in ("one", "two") else "nets/small,nets/wide"
+    flags = ["--plugin", str(PLUGIN), "--backbones", nets, "--trials", str(cell.trials), "--seed", "1", "--json"]
     flags += ["--max-workers", str(cell.workers), "--strategies", "core/probe,core/full,core/partial"]
     flags += ["--address", cluster.address, "--out", str(out), "--offline"]
     return [sys.executable, "-m", "autotransfer", "fit", str(data), *flags]

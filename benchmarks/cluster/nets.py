@@ -22,9 +22,11 @@ def build(weights, seed=0, width=24):
 
 @hookimpl
 def autotransfer_backbones():
-    """Return two sizes."""
+    """Return two sizes for fits that are disturbed, and two for fits that are timed: there the trainings weigh."""
     small = ImageInput(size=32, crop=1.0)
     return [
         BackboneSpec(id="nets/small", factory=build, input=small, width=48),
         BackboneSpec(id="nets/wide", factory=build, options={"seed": 1, "width": 32}, input=small, width=64),
+        BackboneSpec(id="nets/heavy", factory=build, options={"width": 160}, input=small, width=320),
+        BackboneSpec(id="nets/heavier", factory=build, options={"seed": 1, "width": 192}, input=small, width=384),
     ]
