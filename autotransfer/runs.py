@@ -16,7 +16,7 @@ from autotransfer import yaml12
 from autotransfer.codec import to_json
 from autotransfer.config import Settings, to_yaml
 from autotransfer.errors import ConfigError
-from autotransfer.search.scratch import sweep
+from autotransfer.scratch import sweep
 from autotransfer.search.storage import named
 
 _TEMPORARY, _LOCK, _PART = "autotransfer-run-", ".lock", ".part"

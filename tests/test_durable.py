@@ -25,9 +25,9 @@ from autotransfer.config import Settings
 from autotransfer.errors import StorageError
 from autotransfer.model import TransferModel
 from autotransfer.runs import RunFolder
+from autotransfer.scratch import scratch
 from autotransfer.search import storage
 from autotransfer.search.ledger import read_ledger
-from autotransfer.search.scratch import scratch
 
 ROOT = Path(__file__).parents[1]
 MARK = "AUTOTRANSFER_TESTS_DURABLE"

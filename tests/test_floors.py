@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "budget", "gap", "codec", "yaml12", "space", "spec", "targets", "profiles", "schema", "recipes"),
-    ("protocols", "strategy", "hookspecs", "contract", "home", "mend", "discovery", "registry", "plugin"),
+    ("protocols", "strategy", "hookspecs", "contract", "home", "scratch", "mend", "discovery", "registry", "plugin"),
     ("weights", "store", "store_files", "tasks", "data", "train"),
     ("search",),
     (

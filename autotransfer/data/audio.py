@@ -57,6 +57,14 @@ class Measure:
     """Samples at full scale that follow another such."""
 
 
+def is_clip(body: bytes) -> bool:
+    """Return whether a file's content begins as that of a recording does."""
+    try:
+        return bool(soundfile.info(io.BytesIO(body)).frames > 0)
+    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError):
+        return False
+
+
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
     """Turn what soundfile raises into a DataError."""

@@ -175,8 +175,9 @@ class Lazy:
 
 
 def costly(items: Indexable) -> bool:
-    """Return whether taking an item may decode it."""
-    return isinstance(items, Lazy) or any(map(costly, getattr(items, "parts", ())))
+    """Return whether taking an item may read or decode it."""
+    own = isinstance(items, Lazy) or getattr(items, "costly", False)
+    return own or any(map(costly, getattr(items, "parts", ())))
 
 
 class Joined(ItemDataset):

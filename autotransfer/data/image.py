@@ -85,6 +85,15 @@ def _decoding(name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be read as an image: {text}") from error
 
 
+def is_image(body: bytes) -> bool:
+    """Return whether a file's content begins as that of an image does; nothing more of it is looked at."""
+    try:
+        with _quiet, Image.open(io.BytesIO(body)):
+            return True
+    except Exception:  # decoders raise nearly anything
+        return False
+
+
 def open_image(source: Path | bytes, draft: int | None = None, name: str = "an image") -> Image.Image:
     """Return a file's first frame as an upright RGB or grey (``L``) image.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from autotransfer.data.dataset import Indexable, ItemDataset, costly
 from autotransfer.data.modalities import modality
+from autotransfer.data.readers.parquet import CarriedFile, LocalFile, cells_in, reopened
 from autotransfer.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Moved(ItemDataset):
     def __init__(self, dataset: ItemDataset, folder: Path) -> None:
         vars(self).update(vars(dataset))
         self.original = dataset
-        self.items = _Items(dataset.items, dataset.modality, folder)
+        items = reopened(dataset.items, lambda path: LocalFile(place(path, folder)))
+        self.items = _Items(items, dataset.modality, folder)
 
     def row_name(self, index: int) -> str:
         """Return the row's name at its source."""
@@ -69,7 +71,9 @@ class Carried(ItemDataset):
     ) -> None:
         vars(self).update(vars(dataset))
         self.original = dataset
-        self.items = _Pieces(dataset.items, dataset.modality, places, piece)
+        inside = {p: CarriedFile(piece, *where) for p, where in places.items()}
+        items = reopened(dataset.items, lambda path: None if path.is_file() else inside.get(path))
+        self.items = _Pieces(items, dataset.modality, places, piece)
 
     def row_name(self, index: int) -> str:
         """Return the row's name at its source."""
@@ -124,6 +128,12 @@ def packed(paths: Iterable[Path], most: int) -> Iterator[tuple[np.ndarray[Any, A
         yield np.frombuffer(b"".join(bodies), np.uint8), places
 
 
+def tables_of(dataset: ItemDataset) -> Iterator[Path]:
+    """Yield the tables on this machine whose cells are the rows' files."""
+    opened = (c.opened for c in cells_in(dataset.items))
+    yield from (o.path for o in opened if isinstance(o, LocalFile))
+
+
 def file_of(item: Any, kind: str) -> Path | None:
     """Return the file that an item of a modality is read from; None where it holds its content itself."""
     if isinstance(item, dict) and (item.get("bytes") or item.get("array") is not None):
@@ -148,7 +158,13 @@ def files(prepared: Prepared) -> Iterator[Path]:
     """Yield the files of the rows that a search reads, each once; rows of other readers' datasets are not known."""
     known: set[Path] = set()
     for dataset, rows in parts_of(prepared):
-        if not isinstance(dataset, ItemDataset) or costly(dataset.items):
+        if not isinstance(dataset, ItemDataset):
+            continue
+        for table in tables_of(dataset):
+            if table not in known:
+                known.add(table)
+                yield table
+        if costly(dataset.items):
             continue
         for row in rows:
             path = file_of(dataset.items[int(row)], dataset.modality)

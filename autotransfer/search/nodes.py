@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotransfer import weights
-from autotransfer.data.moved import parts_of
+from autotransfer.data.dataset import ItemDataset
+from autotransfer.data.moved import parts_of, tables_of
 from autotransfer.errors import AutotransferError
 from autotransfer.registry import Registry
+from autotransfer.scratch import scratch
 from autotransfer.search.jobs import Context
-from autotransfer.search.scratch import scratch
 from autotransfer.spec import WeightSource
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def looked_at(prepared: Prepared) -> list[tuple[str, int]]:
         path_of = getattr(dataset, "path", None)  # another reader's dataset may have none
         if path_of is None or not len(rows):
             continue
+        if isinstance(dataset, ItemDataset):
+            found |= {str(p): p.stat().st_size for p in tables_of(dataset)}
         for place in np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int)):
             path = path_of(int(rows[place]))
             if path is not None and path.is_file():

@@ -25,6 +25,7 @@ from ray.tune.stopper import NoopStopper
 from autotransfer.codec import from_json, to_json
 from autotransfer.errors import ClusterMismatchError, SearchError, StorageError
 from autotransfer.schema import SurveyRecord, TrialRecord
+from autotransfer.scratch import scratch
 from autotransfer.search import storage
 from autotransfer.search.cluster import Waiting, nodes, started, travelling
 from autotransfer.search.desk import Desk, offer_of
@@ -34,7 +35,6 @@ from autotransfer.search.locality import FarDesk, Neighbours
 from autotransfer.search.nodes import at_home, registry
 from autotransfer.search.policy import Notify
 from autotransfer.search.quiet import QUIET, environment, hushed
-from autotransfer.search.scratch import scratch
 from autotransfer.search.trial import Worker, failed
 from autotransfer.search.watchdog import Watchdog, take_note
 

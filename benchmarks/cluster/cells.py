@@ -19,6 +19,8 @@ KINDS: Mapping[str, str] = {
     "disk-stays": "it stays full: the run ends; then there is room, and resume",
     "storage": "the run's folder is renamed for 10 s",
     "storage-stays": "it stays away until the run has ended; then it is back, and resume",
+    "spaces": "nothing is killed; each node has an address of its own, and the driver is on one that is not the head",
+    "client": "the same by ray://, from what is no node",
     "one": "one worker of two, for the speedup",
     "two": "two workers",
     "overhead": "trivial trials",

@@ -159,12 +159,13 @@ def _fit(cell: Cell, cluster: Cluster, data: Path, out: Path) -> list[str]:
     nets = "nets/heavy,nets/heavier" if cell.kind in ("one", "two") else "nets/small,nets/wide"
     flags = ["--plugin", str(PLUGIN), "--backbones", nets, "--trials", str(cell.trials), "--seed", "1", "--json"]
     flags += ["--max-workers", str(cell.workers), "--strategies", "core/probe,core/full,core/partial"]
-    flags += ["--address", cluster.address, "--out", str(out), "--offline"]
-    return [sys.executable, "-m", "autotransfer", "fit", str(data), *flags]
+    client = cell.kind == "client"
+    flags += ["--address", cluster.far if client else cluster.address, "--out", str(out), "--offline"]
+    return cluster.driver([sys.executable, "-m", "autotransfer", "fit", str(data), *flags], client=client)
 
 
 def _resume(cluster: Cluster, out: Path) -> list[str]:
-    return [sys.executable, "-m", "autotransfer", "resume", str(out), "--json"]
+    return cluster.driver([sys.executable, "-m", "autotransfer", "resume", str(out), "--json"])
 
 
 def _told(file: Path, out: Path) -> dict[str, Any]:

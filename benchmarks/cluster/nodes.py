@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
 
+from benchmarks.cluster.networks import Network
 from benchmarks.economy.cells import ROOT
 from benchmarks.economy.tree import MARK, Tree
 
@@ -44,6 +45,8 @@ class Node:
     cluster: Cluster
     flags: tuple[str, ...]
     core: int | None
+    inside: Sequence[str] = ()
+    """What its command begins with, where it runs in a network namespace."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     process: subprocess.Popen[bytes] | None = None
 
@@ -51,7 +54,7 @@ class Node:
         """Start it and wait until it is there."""
         log = Path(self.cluster.folder, f"node-{self.mark[:6]}-{time.time_ns()}.log")
         pinned = ["taskset", "-c", str(self.core)] if self.core is not None else []
-        command = [*pinned, *RAY, "start", "--block", "--disable-usage-stats", *self.flags]
+        command = [*self.inside, *pinned, *RAY, "start", "--block", "--disable-usage-stats", *self.flags]
         env = {**self.cluster.environment(), MARK: self.mark}
         with log.open("wb") as said:
             self.process = subprocess.Popen(
@@ -83,21 +86,37 @@ class Node:
 
 
 class Cluster:
-    """A head without CPUs and nodes of one each."""
+    """A head without CPUs and nodes of one each.
 
-    def __init__(self, nodes: int) -> None:
+    Args:
+        nodes: how many.
+        network: with a namespace for each node, and one more; None: all share this machine's network.
+    """
+
+    def __init__(self, nodes: int, network: Network | None = None) -> None:
+        self.network = network
         self.folder = tempfile.mkdtemp(prefix="atb-", dir="/tmp")  # sockets want a short path
         Path(self.folder, "tmp").mkdir()
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-        self.address = f"{ray.util.get_node_ip_address()}:{port}"
+        self.ip = str(ray.util.get_node_ip_address()) if network is None else network.address
+        port, client = _free_port(), _free_port()
+        self.address, self.far = f"{self.ip}:{port}", f"ray://{self.ip}:{client}"
         small = "--object-store-memory=100000000"
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}/ray", small)
-        self.head = Node(self, (*head, "--num-cpus=0"), None)
+        own = (f"--node-ip-address={self.ip}", f"--ray-client-server-port={client}") if network is not None else ()
+        self.head = Node(self, (*head, *own, "--num-cpus=0"), None)
         cores = sorted(os.sched_getaffinity(0))
         flags = ("--address", self.address, "--num-cpus=1", small)
         self.nodes = [Node(self, flags, cores[n % len(cores)]) for n in range(nodes)]
+        if network is not None:
+            for number, node in enumerate(self.nodes):
+                node.flags = (*flags, f"--node-ip-address={network.address_in(number)}")
+                node.inside = network.inside(number)
+
+    def driver(self, command: Sequence[str], *, client: bool = False) -> list[str]:
+        """Return a command that runs where a driver does: on a node that is not the head, or on no node of it."""
+        if self.network is None:
+            return list(command)
+        return [*self.network.inside(len(self.nodes) if client else 0), *command]
 
     def environment(self) -> dict[str, str]:
         """Return the variables of all processes of the cluster, and of a driver."""
@@ -110,6 +129,7 @@ class Cluster:
             "TMPDIR": f"{self.folder}/tmp",
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "disabled",
+            "GRPC_ENABLE_FORK_SUPPORT": "0",
         }
 
     def __enter__(self) -> Cluster:
@@ -127,3 +147,9 @@ class Cluster:
         for node in (*self.nodes, self.head):
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])

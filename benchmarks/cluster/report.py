@@ -17,7 +17,9 @@ def report(results: Results) -> str:
     """Return the tables as Markdown; the latest line of each cell counts, whether it went well or not."""
     latest = {line["key"]: line for line in results.lines()}
     lines = list(latest.values())
-    return "\n".join([*_disturbed(lines), "", *_speedup(lines), "", *_overhead(lines), "", *_machines(lines)])
+    return "\n".join(
+        [*_disturbed(lines), "", *_spaced(lines), "", *_speedup(lines), "", *_overhead(lines), "", *_machines(lines)]
+    )
 
 
 def _disturbed(lines: Sequence[Line]) -> list[str]:
@@ -52,6 +54,22 @@ def _disturbed(lines: Sequence[Line]) -> list[str]:
             str(sum(len(line["left"]) for line in hit)),
         ]
         found.append(f"| {' | '.join(row)} |")
+    return found
+
+
+def _spaced(lines: Sequence[Line]) -> list[str]:
+    usual = [line for line in lines if line["kind"] == "undisturbed" and not line["code"]]
+    winners = {str(line["winner"]) for line in usual}
+    found = []
+    for kind in ("spaces", "client"):
+        own = [line for line in lines if line["kind"] == kind]
+        same = sum(str(line["winner"]) in winners for line in own)
+        left = sum(line["orphans"] + len(line["left"]) for line in own)
+        walls = ", ".join(f"{line['wall']:.0f}" for line in own)
+        found += [
+            f"{kind} ({KINDS[kind]}): {len(own)} fits in {walls} s, {sum(not line['code'] for line in own)} ended with "
+            f"a model, {same} with the winner of an undisturbed fit; {left} orphans and files left."
+        ] * bool(own)
     return found
 
 

@@ -3,9 +3,11 @@
     python -m benchmarks.cluster                                           # all of it; goes on where it stopped
     python -m benchmarks.cluster --kills driver=2,worker=2,node=2          # some kills, after one undisturbed run
     python -m benchmarks.cluster --faults disk,storage --speedup 5 --overhead 200
+    python -m benchmarks.cluster --spaces 3                                # nodes in network namespaces of their own
     python -m benchmarks.cluster --report                                  # the tables, from what was measured
 
-A cell of the same settings that is in the results file already is not run again. Needs root for the small file system.
+A cell of the same settings that is in the results file already is not run again. Needs root for the small file system
+and the namespaces.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ from typing import Any
 
 from benchmarks.cluster.cells import RESULTS, Cell
 from benchmarks.cluster.fits import digits, measure
+from benchmarks.cluster.networks import network
 from benchmarks.cluster.nodes import Cluster
 from benchmarks.cluster.report import report
 from benchmarks.economy.cells import ROOT, Results
 
-ALL = {"kills": "driver=20,worker=10,node=10", "faults": "disk,storage", "speedup": 5, "overhead": 200}
+ALL = {"kills": "driver=20,worker=10,node=10", "faults": "disk,storage", "speedup": 5, "overhead": 200, "spaces": 3}
+SPACED = ("spaces", "client")
 UNDISTURBED = 3
 ROWS, TRIALS = 900, 6
 HEAVY_ROWS, HEAVY_TRIALS = 1500, 12
@@ -46,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(cells: list[Cell], results: Results) -> None:
     for cell in [c for c in cells if c.kind == "overhead"]:
         _tell(cell, results, _overhead(cell))
-    fits = [c for c in cells if c.kind != "overhead"]
+    spaced = [c for c in cells if c.kind in SPACED]
+    if spaced:
+        with network(3) as net, Cluster(2, net) as cluster:
+            for cell in spaced:
+                _tell(cell, results, measure(cell, cluster, 1))
+    fits = [c for c in cells if c.kind != "overhead" and c.kind not in SPACED]
     if not fits:
         return
     with Cluster(2) as cluster:
@@ -88,6 +97,8 @@ def _wanted(given: argparse.Namespace) -> list[Cell]:
     size = {"rows": given.rows, "trials": TRIALS, "workers": 2}
     faults = [f for f in given.faults.split(",") if f]
     cells = [Cell(kind="overhead", number=0, rows=100, trials=given.overhead, workers=2)] if given.overhead else []
+    for number in range(given.spaces):
+        cells += [Cell(kind=k, number=number, **size) for k in SPACED]
     if kills or faults:
         cells += [Cell(kind="undisturbed", number=n, **size) for n in range(given.undisturbed)]
     for number in range(max(map(int, kills.values()), default=0)):  # of each kind in turn: a short queue has all
@@ -107,6 +118,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", help="with commas: disk, storage")
     parser.add_argument("--speedup", type=int, help="pairs of one worker and two")
     parser.add_argument("--overhead", type=int, help="trivial trials")
+    parser.add_argument("--spaces", type=int, help="fits on nodes in network namespaces, and as many by ray://")
     parser.add_argument("--undisturbed", type=int, default=UNDISTURBED, help="fits that the others are compared with")
     parser.add_argument("--rows", type=int, default=ROWS, help="of a disturbed fit")
     parser.add_argument("--heavy", type=int, default=HEAVY_ROWS, help="rows of a fit for the speedup")

@@ -21,6 +21,7 @@ from autotransfer.data.audio import (
     beginning,
     content_hash,
     from_array,
+    is_clip,
     is_pair,
     measured,
     wav_bytes,
@@ -357,8 +358,12 @@ def _many_rated(x: Any) -> bool:
 def _is_audio(value: Any) -> bool:
     if isinstance(value, (str, Path)):
         return Path(str(value)[-200:]).suffix.lower() in SUFFIXES
+    if isinstance(value, (bytes, bytearray)):
+        return is_clip(bytes(value))
     if isinstance(value, dict):
         named = value.get("path") or ""
+        if value.get("bytes") and value.get("array") is None:
+            return is_clip(value["bytes"])
         return value.get("array") is not None or Path(str(named)[-200:]).suffix.lower() in SUFFIXES
     return is_pair(value) or isinstance(value, Clip) or hasattr(value, "get_all_samples")
 

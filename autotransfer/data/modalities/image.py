@@ -19,6 +19,7 @@ from autotransfer.data.image import (
     content_hash,
     file_bytes,
     from_array,
+    is_image,
     look,
     normalised,
     to_bytes,
@@ -319,8 +320,11 @@ def _share(values: Sequence[Any]) -> float:
 def _looks_like_image(value: Any) -> bool:
     if isinstance(value, (str, Path)):
         return Path(str(value)[-200:]).suffix.lower() in SUFFIXES
+    if isinstance(value, (bytes, bytearray)):
+        return is_image(bytes(value))
     if isinstance(value, dict):
-        return "bytes" in value or "path" in value
+        named = Path(str(value.get("path") or "")[-200:]).suffix.lower()
+        return is_image(value["bytes"]) if value.get("bytes") else "path" in value and named in ("", *SUFFIXES)
     return type(value).__module__.split(".")[0] == "PIL"
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from autotransfer.data.dataset import ItemDataset, Lazy, groups_of
+from autotransfer.data.dataset import ItemDataset, Lazy, costly, groups_of
 from autotransfer.data.modalities import TABLES
 from autotransfer.data.readers import folders, tables
+from autotransfer.data.readers.parquet import FarFile
 from autotransfer.errors import DataError
 
 EXTRAS = {"s3": "s3", "s3a": "s3"}
@@ -79,7 +80,7 @@ class Remote(ItemDataset):
 
     def row_name(self, index: int) -> str:
         """Return the row's path relative to the source, or its number; nothing is read for it."""
-        place = self.places[index]
+        place = None if costly(self.places) else self.places[index]
         if not isinstance(place, PurePosixPath):
             return f"row {index}"
         return str(place.relative_to(self.base) if place.is_relative_to(self.base) else place)
@@ -130,20 +131,30 @@ def _file(files: Any, place: PurePosixPath, source: str, options: Mapping[str, A
             raise DataError(f"{source} is one file and no table; wanted a folder of class folders, or a table")
         kind = folders.kind_of([place], source, options.get("modality"))
         return Remote(ItemDataset(source, [place], {}, modality=kind.name), files, place.parent)
-    handle, copy = tempfile.mkstemp(suffix=place.suffix)  # its rows are in memory anyway, those of its files are not
+    try:
+        table = _table(files, place, source)
+    except DataError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        raise DataError(f"{source} cannot be read: {type(error).__name__}: {_short(error)}") from error
+    return Remote(tables.rows_of(table, place.parent, source, options), files, place.parent)
+
+
+def _table(files: Any, place: PurePosixPath, source: str) -> tables.Table:
+    """Return a table; of Parquet only what is needed is fetched, any other is copied first."""
+    if place.suffix.lower() in tables.PARQUET:
+        return tables.of_parquet(FarFile(files, str(place)))
+    handle, copy = tempfile.mkstemp(suffix=place.suffix)
     os.close(handle)
     try:
         files.get_file(str(place), copy)
-        frame, told = tables.load(Path(copy))
+        table = tables.load(Path(copy))
     except DataError as error:
         raise DataError(str(error).replace(copy, source)) from error
-    except Exception as error:  # every store has errors of its own
-        raise DataError(f"{source} cannot be read: {type(error).__name__}: {_short(error)}") from error
     finally:
         os.unlink(copy)
-    assert frame is not None  # its suffix is a table's
-    assert frame is not None  # its suffix is a table's
-    return Remote(tables.rows_of(frame, place.parent, source, options, told), files, place.parent)
+    assert table is not None  # its suffix is a table's
+    return table
 
 
 def _folder(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
-from autotransfer.data.dataset import ItemDataset, groups_of
+from autotransfer.data.dataset import Indexable, ItemDataset, groups_of
+from autotransfer.data.modalities import modality
+from autotransfer.data.readers import parquet
 from autotransfer.data.readers.columns import SAMPLED, Found, find_columns, lost, named
 from autotransfer.data.text import encoding_of
 from autotransfer.errors import DataError, faults
@@ -16,6 +19,7 @@ from autotransfer.errors import DataError, faults
 if TYPE_CHECKING:
     import pandas as pd
 
+PARQUET = (".parquet", ".pq")
 _LIKELY = ("label", "target", "class", "category", "y")
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 
@@ -30,55 +34,76 @@ def read(source: Any, options: Mapping[str, Any]) -> ItemDataset | None:
         DataError: the target column is missing or not said, no column holds items, or the file cannot be read.
     """
     if isinstance(source, (str, Path)) and Path(source).is_file():
-        frame, told = load(Path(source))
-        root, name = Path(source).absolute().parent, str(source)  # workers have another working folder
+        table = load(Path(source).absolute())  # workers have another working folder
+        root, name = Path(source).absolute().parent, str(source)
     elif type(source).__module__.split(".")[0] == "pandas" and hasattr(source, "columns"):
-        frame, root, name, told = source, Path.cwd(), "the table", list[str]()
+        table, root, name = Table(source), Path.cwd(), "the table"
     else:
         return None
-    return None if frame is None else rows_of(frame, root, name, options, told)
+    return None if table is None else rows_of(table, root, name, options)
 
 
-def rows_of(
-    frame: pd.DataFrame, root: PurePath, name: str, options: Mapping[str, Any], told: Sequence[str]
-) -> ItemDataset:
-    """Return a frame's rows; errors as for :func:`read`.
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read."""
+
+    frame: pd.DataFrame
+    told: Sequence[str] = ()
+    """What to tell the user of the reading."""
+    cells: Mapping[str, parquet.Cells] = field(default_factory=dict)
+    """Columns of whole files that stay on disk, beside those of the frame."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return [*self.frame.columns, *self.cells]
+
+    def values(self, column: str) -> Indexable:
+        """Return a column by row."""
+        return self.cells[column] if column in self.cells else self.frame[column].tolist()
+
+    def sample(self, column: str) -> list[Any]:
+        """Return some values of a column, missing ones left out."""
+        if column in self.cells:
+            return self.cells[column].first()
+        found: list[Any] = self.frame[column].dropna().tolist()[:SAMPLED]
+        return found
+
+
+def rows_of(table: Table, root: PurePath, name: str, options: Mapping[str, Any]) -> ItemDataset:
+    """Return a table's rows; errors as for :func:`read`.
 
     Args:
-        frame: the table.
+        table: as it was read.
         root: that paths are relative to; items that are paths are of its type.
         name: what the user knows the table by.
         options: of the reader.
-        told: what to tell the user beside the columns.
     """
-    if not len(frame):
+    if not len(table.frame):
         raise DataError(f"{name} has no rows")
-    frame = frame.rename(columns=str)
+    frame = table.frame.rename(columns=str)
     if not frame.columns.is_unique:
         twice = sorted(set(frame.columns[frame.columns.duplicated()]))
         raise DataError(f"{name} has several columns of one name: {', '.join(twice)}; rename them")
-    return _read(frame, root, name, options, told)
+    return _read(replace(table, frame=frame), root, name, options)
 
 
-def _read(
-    frame: pd.DataFrame, root: PurePath, name: str, options: Mapping[str, Any], told: Sequence[str]
-) -> ItemDataset:
-    """Return the frame's rows, or raise all that is wrong with its columns at once."""
+def _read(table: Table, root: PurePath, name: str, options: Mapping[str, Any]) -> ItemDataset:
+    """Return the table's rows, or raise all that is wrong with its columns at once."""
+    frame = table.frame
     wrong: list[str] = []
     labelled = options.get("labelled", True)
     groups = options.get("groups") if labelled else None
     given = named(options.get("target"), frame.columns)
-    found = _tried(wrong, _items, frame, options, groups, given)
+    found = _tried(wrong, _items, table, options, groups, given)
     targets = _targets(frame, given, found, groups, wrong) if labelled else []
     inside = isinstance(groups, str) and groups in frame.columns
     held = _tried(wrong, groups_of, frame[groups].tolist() if inside else groups, len(frame), "it", list(frame.columns))
     splits = _splits(frame, wrong) if labelled and "split" in frame.columns and "split" not in targets else None
     if wrong or found is None:
-        raise DataError(faults(f"{name} cannot be used (columns: {', '.join(frame.columns)})", wrong))
-    values = [frame[c].tolist() for c in found.columns]
-    place = cast("Path", root)  # modalities put paths under it, whatever its type
+        raise DataError(faults(f"{name} cannot be used (columns: {', '.join(table.columns)})", wrong))
     used = {*found.columns, *targets, groups if inside else None, *(["split"] if splits else [])}
-    items = [found.kind.cell(dict(zip(found.columns, row, strict=True)), place) for row in zip(*values, strict=True)]
+    items = _made(table, found, root)
     return ItemDataset(
         name,
         items,
@@ -87,10 +112,26 @@ def _read(
         columns=found.columns,
         splits=splits,
         root=root if isinstance(root, Path) else None,
-        notes=[_note(frame, found, targets, groups if inside else None, splits), *told],
+        notes=[_note(table, found, targets, groups if inside else None, splits), *table.told],
         groups=held,
         others={c: frame[c].tolist() for c in frame.columns if c not in used},
     )
+
+
+def _made(table: Table, found: Found, root: PurePath) -> Indexable:
+    """Return the items of the rows; whole files in large columns are read when they are asked for."""
+    place = cast("Path", root)  # modalities put paths under it, whatever its type
+    make = partial(_cell, found.kind.name, place)
+    columns = {c: table.values(c) for c in found.columns}
+    for values in columns.values():
+        if isinstance(values, parquet.Cells):
+            values.copied()
+    rows = parquet.Rows(columns, make)
+    return rows if any(parquet.cells_in(rows)) else [rows[i] for i in range(len(rows))]
+
+
+def _cell(kind: str, root: Path, values: Mapping[str, Any]) -> Any:
+    return modality(kind).cell(values, root)
 
 
 def _tried(wrong: list[str], make: Any, *given: Any) -> Any:
@@ -101,14 +142,14 @@ def _tried(wrong: list[str], make: Any, *given: Any) -> Any:
         return None
 
 
-def _items(frame: pd.DataFrame, options: Mapping[str, Any], groups: Any, given: Sequence[str]) -> Found:
+def _items(table: Table, options: Mapping[str, Any], groups: Any, given: Sequence[str]) -> Found:
     """Return the columns of the items: none of those that are something else by what the caller says or by name."""
-    skip = set(given) if given else {c for c in frame.columns if c.lower() in _LIKELY}
+    skip = set(given) if given else {c for c in table.columns if c.lower() in _LIKELY}
     skip |= {"split", *([groups] if isinstance(groups, str) else [])}
-    return find_columns(list(frame.columns), lambda c: frame[c].dropna().tolist()[:SAMPLED], options, skip)
+    return find_columns(table.columns, table.sample, options, skip)
 
 
-def _note(frame: pd.DataFrame, found: Found, targets: Sequence[str], groups: str | None, splits: Any) -> str:
+def _note(table: Table, found: Found, targets: Sequence[str], groups: str | None, splits: Any) -> str:
     """Return what the columns were taken for."""
     shown = ", ".join(repr(c) for c in found.columns)
     several = len(found.columns) > 1
@@ -118,12 +159,12 @@ def _note(frame: pd.DataFrame, found: Found, targets: Sequence[str], groups: str
     note += f", groups from {groups!r}" if groups else ""
     note += ", train, validation and test rows by 'split'" if splits else ""
     used = {*found.columns, *targets, groups, *(["split"] if splits else [])}
-    rest = [repr(c) for c in frame.columns if c not in used] if targets else []
+    rest = [repr(c) for c in table.columns if c not in used] if targets else []
     return note + (f"; not used: {', '.join(rest)}" if rest else "")
 
 
-def load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
-    """Return the table in a file, None where its name is that of none, and what to tell of its encoding."""
+def load(path: Path) -> Table | None:
+    """Return the table in a file; None where its name is that of none."""
     import pandas as pd
 
     kind = path.suffix.lower()
@@ -134,15 +175,21 @@ def load(path: Path) -> tuple[pd.DataFrame | None, list[str]]:
             told += [f"its columns are told apart by {between!r}"] if kind == ".csv" and between != "," else []
             read = partial(pd.read_csv, path, sep=between, encoding=encoding)
             frame = _with_zeros(read)
-            return frame, told + _lost_words(read, frame)
-        if kind in (".parquet", ".pq"):
-            return pd.read_parquet(path), []
+            return Table(frame, told + _lost_words(read, frame))
+        if kind in PARQUET:
+            return of_parquet(parquet.LocalFile(path))
         if kind in (".jsonl", ".ndjson"):
             encoding, told = encoding_of(path)
-            return pd.read_json(path, lines=True, dtype=False, encoding=encoding), told
+            return Table(pd.read_json(path, lines=True, dtype=False, encoding=encoding), told)
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())[:200]}") from error
-    return None, []
+    return None
+
+
+def of_parquet(opened: parquet.Opened) -> Table:
+    """Return the table in a Parquet file; errors as for :func:`parquet.load`."""
+    frame, cells = parquet.load(opened)
+    return Table(frame, cells=cells)
 
 
 def _delimiter(path: Path, encoding: str) -> str:
