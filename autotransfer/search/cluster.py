@@ -35,7 +35,7 @@ OBJECTS, ROOM = "object_store_memory", 0.5
 """Ray's name of its object store as a resource, and the share of this node's that files of the data may take."""
 PIECE = 16 * 2**20
 """Bytes of one piece of them."""
-TOLD = 60.0
+TOLD = 150.0
 """Seconds in which a node must have said what it lacks; it starts a process and imports the plugins for it."""
 STUMBLED = 5.0
 """Seconds after which a node that could not be asked is taken for dead, or asked once more."""

@@ -11,15 +11,64 @@ are compared as any two trials on the same validation rows, after as many passes
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from autotransfer.budget import Budget
 from autotransfer.recipes import AUGMENT, AUGMENT_FROM
 from autotransfer.schema import AUGMENTATIONS, Candidate
 from autotransfer.search.board import Trial
+from autotransfer.search.surrogate import improvement
+
+if TYPE_CHECKING:
+    from autotransfer.search.jobs import Generation
+    from autotransfer.search.policy import Search
 
 GAIN, SPREAD = 0.05, 0.05
 """Skill that augmented rows are expected to add to a last rung, and its standard deviation over data sets."""
 KINDS = 2
 """Kinds of augmentation that are tried unasked, where they are worth their price."""
+
+
+def augmented(search: Search, most: float) -> Generation:
+    """Run the leader's last rung again with augmented rows, where that is worth its price.
+
+    Args:
+        search: whose leader has run to its end.
+        most: units that it may cost, where the caller set no budget.
+    """
+    plain = None if search.board.criterion.informed else search.board.leading()
+    if plain is None or not may_have_rivals(plain) or plain.done < len(plain.rungs):
+        return
+    chosen: list[Trial] = []
+    planned = 0.0
+    for kind in search.space.finals(search.context.specs[plain.backbone]):
+        candidate = rival(plain, kind)
+        cost = search.prices.end(candidate.recipe, begins_at(plain))
+        why = _not_worth(search, plain, cost, planned, len(chosen), most)
+        trial = None if why else search.begin(candidate, "f")
+        if trial is not None and search.board.go_on_from(trial, plain):
+            chosen.append(trial)
+            planned += cost
+        elif trial is not None:
+            search.board.trials.remove(trial)
+            why = "its checkpoint could not be kept"
+        if why:
+            search.notes.append(f"the last rung of {plain.id} was not tried with augmented rows ({kind}): {why}")
+        if why and AUGMENT not in search.space.given:
+            break  # what is less likely to help costs no less
+    yield from search.visit(chosen)
+    search.notes += [verdict(plain, chosen, search.board.leading())] if chosen else []
+
+
+def _not_worth(search: Search, plain: Trial, cost: float, planned: float, before: int, most: float) -> str:
+    """Return why the leader's last rung is not run again at this cost, after other rivals; empty: it is."""
+    mean, spread, mark = hoped(search.best_skill(), before)
+    if AUGMENT not in search.space.given and search.worth(mean, spread, mark, cost) < search.price:
+        gain = improvement(mean, spread, mark, search.surrogate.ceiling)
+        return f"the {gain:.2g} skill that it is expected to gain is not worth {search.share(cost):.2g} units"
+    if search.budget == Budget() and search.spent + planned + cost > most * search.unit:
+        return f"the search would cost more than {most:g} units"
+    return "" if search.in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
 
 
 def hoped(best: float, before: int) -> tuple[float, float, float]:

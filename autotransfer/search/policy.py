@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from autotransfer.budget import Budget
 from autotransfer.profiles import Profile
-from autotransfer.recipes import AUGMENT, spec_id
+from autotransfer.recipes import spec_id
 from autotransfer.schema import Candidate, Recipe, SurveyRecord, TrialRecord
-from autotransfer.search import alone, rescue
+from autotransfer.search import alone, finals, rescue
 from autotransfer.search.board import Board, Trial
 from autotransfer.search.candidates import AGAIN, FEW_HEADS, MANY_HEADS, Proposer, Space
 from autotransfer.search.comparing import compare
 from autotransfer.search.costs import Costs
-from autotransfer.search.finals import begins_at, hoped, may_have_rivals, rival, verdict
+from autotransfer.search.finals import may_have_rivals
 from autotransfer.search.jobs import Context, Generation, RungJob
 from autotransfer.search.prices import Prices
 from autotransfer.search.rounds import Rounds
@@ -128,7 +128,7 @@ class Search:
         self.surrogate = Surrogate(*told, phases=self.prices.phases_if_known)
         yield from self._tune(proposer)
         yield from self._last_rung()
-        yield from self._finals()
+        yield from finals.augmented(self, UNLIMITED_UNITS)
         if not any(t.record.objective is not None for t in self.board.trials if t.counted):
             yield from rescue.too_late(self, proposer)
         self.board.close()
@@ -138,12 +138,12 @@ class Search:
         queue = proposer.guaranteed()
         known = max((o for o in self.past if o.here), key=self.surrogate.reached, default=None)
         queue += proposer.again_best(known.recipe) if known is not None else []
-        idle, guaranteed, best = 0, bool(queue), self._best_skill()
+        idle, guaranteed, best = 0, bool(queue), self.best_skill()
         while batch := self._choose(queue, proposer):
             yield from self.rounds.complete({t.backbone for t in batch if not t.moves})
             yield from self.visit(batch)
-            idle = 0 if guaranteed or self._best_skill() > best else idle + 1
-            guaranteed, best = bool(queue), self._best_skill()
+            idle = 0 if guaranteed or self.best_skill() > best else idle + 1
+            guaranteed, best = bool(queue), self.best_skill()
             if self.budget.trials is None and idle >= (STABLE if self.budget.seconds is None else STABLE_IN_TIME):
                 self.notes.append(f"the search ended: {idle} generations in a row found nothing better")
                 break
@@ -160,7 +160,7 @@ class Search:
         if best is None or candidate.reason == AGAIN or not self.moves(candidate):
             return False
         (mean,), (spread,) = self.surrogate.predict([candidate.recipe])
-        if self._worth(mean, spread, best, self.prices.first(candidate.recipe)) >= self._price:
+        if self.worth(mean, spread, best, self.prices.first(candidate.recipe)) >= self.price:
             return False
         name = f"{candidate.recipe.strategy} on {spec_id(candidate.recipe)} ({candidate.reason})"
         self.notes.append(f"{name} was not run: earlier runs on these data say that it is not worth its price")
@@ -200,7 +200,7 @@ class Search:
         new = self._new(drawn, fantasies) if self._room() else []
         if self.budget == Budget() and self.spent + planned > UNLIMITED_UNITS * self.unit:
             return None
-        worthy = [o for o in (*self._promotions(batch), *new) if o.worth >= self._price]
+        worthy = [o for o in (*self._promotions(batch), *new) if o.worth >= self.price]
         if self.budget.trials is not None:
             worthy = worthy or new  # of a number of trials all are run, whatever they promise
         return max(worthy, key=lambda o: o.worth, default=None)
@@ -210,25 +210,25 @@ class Search:
             return []
         means, spreads = self.surrogate.predict([c.recipe for c in drawn], fantasies)
         believed = self.surrogate.predict(fantasies)[0] if fantasies else ()
-        best = max([self._best_skill(), *believed])  # else the same improvement would be bought several times
+        best = max([self.best_skill(), *believed])  # else the same improvement would be bought several times
         return [
-            Option(self._worth(m, s, best, self.prices.weighed(c.recipe)), candidate=c)
+            Option(self.worth(m, s, best, self.prices.weighed(c.recipe)), candidate=c)
             for c, m, s in zip(drawn, means, spreads, strict=True)
         ]
 
-    def _worth(self, mean: float, spread: float, best: float, cost: float) -> float:
+    def worth(self, mean: float, spread: float, best: float, cost: float) -> float:
         """Return the expected improvement for one unit of cost; 0 where the validation rows could not show it."""
         gain = improvement(mean, spread, best, self.surrogate.ceiling)
-        return gain / self._share(cost) if gain >= self.surrogate.least else 0.0
+        return gain / self.share(cost) if gain >= self.surrogate.least else 0.0
 
     def _promotions(self, batch: Sequence[Trial]) -> list[Option]:
-        best, found = self._best_skill(), []
+        best, found = self.best_skill(), []
         for trial in (t for t in self.board.paused() if t not in batch):
             cost = self.prices.rest(trial)
             if not self.in_time(trial.backbone, cost + alone.kept_back(self)):
                 continue
             mean, spread = self.surrogate.expect(trial.candidate.recipe, trial.objective, len(trial.rungs) - trial.done)
-            found.append(Option(self._worth(mean, spread, best, cost), trial=trial))
+            found.append(Option(self.worth(mean, spread, best, cost), trial=trial))
         return found
 
     def _last_rung(self) -> Generation:
@@ -241,41 +241,6 @@ class Search:
             if not self.in_time(trial.backbone, self.prices.rest(trial)):
                 return
             yield from self.visit([trial])
-
-    def _finals(self) -> Generation:
-        """Run the leader's last rung again with augmented rows, where that is worth its price."""
-        plain = None if self.board.criterion.informed else self.board.leading()
-        if plain is None or not may_have_rivals(plain) or plain.done < len(plain.rungs):
-            return
-        chosen: list[Trial] = []
-        planned = 0.0
-        for kind in self.space.finals(self.context.specs[plain.backbone]):
-            candidate = rival(plain, kind)
-            cost = self.prices.end(candidate.recipe, begins_at(plain))
-            why = self._not_worth(plain, cost, planned, len(chosen))
-            trial = None if why else self.begin(candidate, "f")
-            if trial is not None and self.board.go_on_from(trial, plain):
-                chosen.append(trial)
-                planned += cost
-            elif trial is not None:
-                self.board.trials.remove(trial)
-                why = "its checkpoint could not be kept"
-            if why:
-                self.notes.append(f"the last rung of {plain.id} was not tried with augmented rows ({kind}): {why}")
-            if why and AUGMENT not in self.space.given:
-                break  # what is less likely to help costs no less
-        yield from self.visit(chosen)
-        self.notes += [verdict(plain, chosen, self.board.leading())] if chosen else []
-
-    def _not_worth(self, plain: Trial, cost: float, planned: float, before: int) -> str:
-        """Return why the leader's last rung is not run again at this cost, after other rivals; empty: it is."""
-        mean, spread, mark = hoped(self._best_skill(), before)
-        if AUGMENT not in self.space.given and self._worth(mean, spread, mark, cost) < self._price:
-            gain = improvement(mean, spread, mark, self.surrogate.ceiling)
-            return f"the {gain:.2g} skill that it is expected to gain is not worth {self._share(cost):.2g} units"
-        if self.budget == Budget() and self.spent + planned + cost > UNLIMITED_UNITS * self.unit:
-            return f"the search would cost more than {UNLIMITED_UNITS:g} units"
-        return "" if self.in_time(plain.backbone, cost, planned) else f"it takes about {cost:.0f} s, too long"
 
     def visit(self, trials: Sequence[Trial]) -> Generation:
         """Run the next rung of each of these trials."""
@@ -374,7 +339,8 @@ class Search:
     # Cost.
 
     @property
-    def _price(self) -> float:
+    def price(self) -> float:
+        """Skill that one unit of cost must be expected to bring."""
         return PRICE if self.budget.seconds is None else PRICE_OF_TIME
 
     def unit_seconds(self, id: str) -> float | None:
@@ -384,7 +350,8 @@ class Search:
         """
         return self.told.unit(id, self.rounds.static() or id) or None
 
-    def _share(self, cost: float) -> float:
+    def share(self, cost: float) -> float:
+        """Return a cost in units, a head's too."""
         return max(HEAD_SHARE, cost / self.unit if self.unit > 0 else 0.0)
 
     def row_seconds(self, id: str) -> float:
@@ -395,7 +362,7 @@ class Search:
         """Return whether a candidate trains a part of its backbone."""
         return self.prices.moves(candidate.recipe)
 
-    def _best_skill(self) -> float:
+    def best_skill(self) -> float:
         """Return the best skill so far; that of the survey's best head before there is any trial."""
         found: Iterable[float] = (t.objective for t in self.board.trials if t.objective is not None)
         return self.surrogate.skill(max(found, default=self.surrogate.top))

@@ -59,11 +59,11 @@ def _disturbed(lines: Sequence[Line]) -> list[str]:
 
 def _spaced(lines: Sequence[Line]) -> list[str]:
     usual = [line for line in lines if line["kind"] == "undisturbed" and not line["code"]]
-    winners = {str(line["winner"]) for line in usual}
+    winners = {_plain(line) for line in usual}
     found = []
     for kind in ("spaces", "client"):
         own = [line for line in lines if line["kind"] == kind]
-        same = sum(str(line["winner"]) in winners for line in own)
+        same = sum(_plain(line) in winners for line in own)
         left = sum(line["orphans"] + len(line["left"]) for line in own)
         walls = ", ".join(f"{line['wall']:.0f}" for line in own)
         found += [
@@ -71,6 +71,12 @@ def _spaced(lines: Sequence[Line]) -> list[str]:
             f"a model, {same} with the winner of an undisturbed fit; {left} orphans and files left."
         ] * bool(own)
     return found
+
+
+def _plain(line: Line) -> str:
+    """Return a winner without its arithmetic, which each machine measures for itself."""
+    id, recipe = line["winner"] or ("", {})
+    return str([id, {n: v for n, v in recipe.items() if n != "dtype"}])
 
 
 def _speedup(lines: Sequence[Line]) -> list[str]:
