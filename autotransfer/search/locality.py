@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ MOST_WORKERS = 10_000
 """Calls that the desk's process takes at once; each worker that waits is one."""
 WAITS = 60.0
 """Seconds that a worker waits for a job before it asks for a new ticket, should the desk have been lost."""
+LOOKS = 5.0
+"""Seconds after which a worker that waits looks again."""
 AHEAD = 4
 """Pieces that may lie in the object store before they are fetched."""
 
@@ -49,10 +52,11 @@ class WaitingDesk(Desk):
         while ticket in self.tickets:
             if (text := self.take(ticket, node, worker)) is not None:
                 return text
-            try:
-                await asyncio.wait_for(self.news.wait(), ends - time.monotonic())
-            except TimeoutError:
+            left = ends - time.monotonic()
+            if left <= 0:
                 break
+            with contextlib.suppress(TimeoutError):  # it looks again: a job may be overdue meanwhile
+                await asyncio.wait_for(self.news.wait(), min(left, LOOKS))
         return None
 
 

@@ -154,7 +154,8 @@ class PolicySearcher(Searcher):
     def _offer(self) -> None:
         """Lay what has no record on the desk; at the end nothing, so that nobody waits."""
         wanted = [] if self.over else self._open()
-        taken = self.desk.offer([offer_of(j, _text(j)) for j in wanted], [] if self.over else self.tickets)
+        rows = len(self.context.prepared.train) if wanted else 0
+        taken = self.desk.offer([offer_of(j, _text(j), rows) for j in wanted], [] if self.over else self.tickets)
         begun = [j for j in wanted if j.key in taken.values()]
         following = [j for j in wanted if j not in begun]
         if shown := [j.title for j in (*begun, *following)[: len(self.tickets)]]:
@@ -274,7 +275,7 @@ class Listening(FIFOScheduler):
 
 
 class Ended(tune.Stopper):
-    """Ends all trials as soon as the search cannot go on."""
+    """Ends all trials as soon as the search is over, or cannot go on."""
 
     def __init__(self, searcher: PolicySearcher) -> None:
         self.searcher = searcher
@@ -284,8 +285,8 @@ class Ended(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Return whether an error ended the search."""
-        return self.searcher.error is not None
+        """Return whether the search has ended: a straggler whose job another worker has done is not waited for."""
+        return self.searcher.over
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return a stopper of nothing: what Tune writes of its tuner is never read again."""

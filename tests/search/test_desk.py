@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from autotransfer.schema import Recipe
+from autotransfer.search import desk as desk_module
 from autotransfer.search.desk import Desk, Offer, offer_of
 from autotransfer.search.jobs import RungJob, SurveyJob
 
@@ -62,3 +65,25 @@ def test_it_tells_who_keeps_an_entry() -> None:
     desk.keep("key", "north", "/store")
     assert desk.keeper("key") == ("north", "/store")
     assert desk.keeper("other") is None
+
+
+def test_a_job_that_takes_too_long_is_tried_by_an_idle_worker_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(desk_module.time, "monotonic", lambda: now[0])
+    slow = RungJob(id="t1", recipe=Recipe(backbone="a/one", strategy="c/d"), until=5, passed=(2,), row_seconds=0.01)
+    other = RungJob(id="t2", recipe=Recipe(backbone="a/two", strategy="c/d", values={"epochs": 10}), row_seconds=0.001)
+    patience = [offer_of(j, j.id, rows=1000).patience for j in (slow, other)]
+    assert patience == pytest.approx([3 * 4 * 3 * 1000 * 0.01, 3 * 4 * 10 * 1000 * 0.005])
+    assert offer_of(slow, "", rows=10).patience == 120.0
+    assert offer_of(SurveyJob(backbone="a/one", rows=9), "", rows=9).patience == float("inf")
+
+    desk, offers = Desk(), [offer_of(j, j.id, rows=1000) for j in (slow, other)]
+    desk.offer(offers, ["x", "y", "z", "w"])
+    assert [desk.take("x", "north", "n"), desk.take("y", "south", "s")] == ["t1", "t2"]
+    now[0] = patience[0]
+    assert desk.take("z", "east", "e") is None
+    now[0] += 1.0
+    assert desk.take("z", "east", "e") == "t1"
+    assert desk.take("w", "west", "w") is None  # two are enough
+    assert desk.offer(offers[1:], ["x", "y", "w"]) == {"y": other.key}  # the backup was first
+    assert desk.taken("x") is None

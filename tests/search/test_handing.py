@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from autotransfer.schema import Recipe, TrialRecord
+from autotransfer.search import desk as desk_module
 from autotransfer.search.desk import Desk
 from autotransfer.search.jobs import Context, Job, Record, RungJob
 from autotransfer.search.ledger import Ledger, read_ledger
@@ -36,7 +38,9 @@ class _Handed:
         self.jobs = [RungJob(id=f"t{n}", recipe=RECIPE) for n in (1, 2)]
         self.got: list[list[Record]] = []
         self.told: list[str] = []
-        context = Context(prepared=cast("Any", None), manifest=[], specs={}, weights={}, work=str(work))
+        context = Context(
+            prepared=cast("Any", SimpleNamespace(train=range(9))), manifest=[], specs={}, weights={}, work=str(work)
+        )
         self.context = context
         self.ledger = Ledger(work / "trials.jsonl", work)
         self.searcher = PolicySearcher(self._policy(), context, self.ledger, self._tell, desk)
@@ -150,3 +154,22 @@ def test_a_worker_that_dies_with_nothing_to_do_is_not_started_for_ever(tmp_path:
     one.answer("d", _record("later0"))
     assert one.searcher.suggest("last") == Searcher.FINISHED
     assert one.searcher.error is None
+
+
+def test_a_straggler_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autotransfer.search.ray_tune import Ended
+
+    monkeypatch.setattr(desk_module, "_patience", lambda job, rows: 0.0 if job.id == "t1" else 1e9)
+    desk = _LateDesk()
+    one = _Handed(tmp_path, desk)
+    assert [one.wait(i) for i in "ab"] == [True, True]
+    assert ["t1" in str(desk.take("a")), "t2" in str(desk.take("b"))] == [True, True]
+    one.answer("b", _record("t2"))
+    assert one.wait("c")
+    assert "t1" in str(desk.take("c"))  # nothing else is left, and its worker takes too long
+    assert not Ended(one.searcher).stop_all()
+    one.answer("c", _record("t1", 0.6))
+    assert one.got == [[_record("t1", 0.6), _record("t2")]]
+    assert Ended(one.searcher).stop_all()
+    one.answer("a", _record("t1", 0.6))
+    assert len(read_ledger(tmp_path / "trials.jsonl")) == 2
