@@ -80,6 +80,8 @@ class RunFolder:
                     self.write("run.yaml", to_yaml(settings, identity=name))
                 finished = held.get("finished") if held else None
                 yield finished if self.model.exists() else None
+                if ((self._state() or {}).get("finished") or {}).get("complete"):
+                    shutil.rmtree(self.work, ignore_errors=True)  # of features and checkpoints there is no more need
         finally:
             lock.close()
             if not self.kept:
@@ -121,12 +123,10 @@ class RunFolder:
         self.write(name, json.dumps(to_json(value), indent=1, ensure_ascii=False) + "\n")
 
     def close(self, settings: Settings, name: str, *, complete: bool) -> None:
-        """Say that the run is over; a complete one needs its features and checkpoints no more."""
+        """Say that the run is over."""
         limit = settings.limit
         finished = {"seconds": limit.seconds, "trials": limit.trials, "complete": complete}
         self.write("run.yaml", to_yaml(settings, identity=name, finished=finished))
-        if complete:
-            shutil.rmtree(self.work, ignore_errors=True)
 
 
 def _own(name: str) -> bool:

@@ -112,6 +112,7 @@ def test_the_same_call_again_returns_the_finished_model(finished: TransferModel,
     told: list[str] = []
     again = _fit(stripes, toynet, lambda event, **_: told.append(event), out=finished.path.parent)
     assert "trial" not in told
+    assert not (finished.path.parent / ".work").exists()
     assert again.run == finished.run
     np.testing.assert_array_equal(again.predict_proba(stripes[0][:5]), finished.predict_proba(stripes[0][:5]))
 
