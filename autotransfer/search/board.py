@@ -164,6 +164,17 @@ class Board:
             return best
         return min((t for t in alike if t.telling), key=lambda t: (t.loss, *(-p for p in self._place(t))))
 
+    def ahead(self) -> Trial | None:
+        """Return the leader; where that is a baseline, the best trial beside the baselines.
+
+        A baseline is whole at once. Trainings that it beat in their first epochs were not: the best is worth its end.
+        """
+        leading = self.leading()
+        if leading is None or not leading.id.startswith("b"):
+            return leading
+        scored = [t for t in self.trials if t.objective is not None and t.counted]
+        return max(scored, key=lambda t: (self._informed(t), *self._place(t)), default=leading)
+
     def _place(self, trial: Trial) -> tuple[float, bool, float, int]:
         return *trial.standing, -self.trials.index(trial)
 

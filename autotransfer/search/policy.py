@@ -237,8 +237,10 @@ class Search:
             for one in self.board.adapting():
                 while one.paused and self.in_time(one.backbone, self.prices.rest(one)):
                     yield from self.visit([one])
-        while (trial := self.board.leading()) is not None and trial.paused:
-            if not self.in_time(trial.backbone, self.prices.rest(trial)):
+        while (trial := self.board.ahead()) is not None and trial.paused:
+            cost = self.prices.rest(trial)
+            dear = self.budget == Budget() and self.spent + cost > UNLIMITED_UNITS * self.unit
+            if not self.in_time(trial.backbone, cost) or (dear and trial is not self.board.leading()):
                 return
             yield from self.visit([trial])
 

@@ -55,6 +55,23 @@ def test_who_leads(tmp_path: Path, told: list[tuple[str, float, float | None]], 
     assert leader.id == leads
 
 
+@pytest.mark.parametrize(
+    ("told", "ahead"),
+    [
+        ([("b", 0.9, 0.2), ("t", 0.7, 0.4), ("t", 0.8, 0.4)], "t003"),  # the best that transfers is trained to its end
+        ([("b", 0.7, 0.2), ("t", 0.8, 0.4), ("t", 0.9, 0.4)], "t003"),
+        ([("b", 0.7, 0.2), ("t", 0.8, 0.4), ("s", 0.9, 0.4), ("f", 0.85, 0.1)], "f004"),
+        ([("b", 0.9, 0.2), ("f", 0.8, 0.1)], "b001"),
+    ],
+)
+def test_a_baseline_that_leads_keeps_no_training_from_its_end(
+    tmp_path: Path, told: list[tuple[str, float, float | None]], ahead: str
+) -> None:
+    found = _board(tmp_path, *told).ahead()
+    assert found is not None
+    assert found.id == ahead
+
+
 SURE, BETTER, BEST, FAR = ("t", 0.86, 0.3), ("t", 0.88, 0.4), ("t", 0.89, 0.9), ("t", 0.80, 0.1)
 
 
