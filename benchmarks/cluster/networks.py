@@ -31,9 +31,20 @@ class Network:
         """Return the address of a namespace."""
         return f"{self.net}.{number + 2}"
 
-    def inside(self, number: int) -> list[str]:
-        """Return what a command begins with that runs in a namespace."""
-        return ["ip", "netns", "exec", self.names[number]]
+    def inside(self, number: int, *own: str) -> list[str]:
+        """Return what a command begins with that runs in a namespace.
+
+        Args:
+            number: of the namespace.
+            own: folders that are empty there at first, and nobody else's: other machines do not see Ray's session.
+        """
+        empty = "".join(f"mount -t tmpfs none {folder} && " for folder in own)
+        return ["ip", "netns", "exec", self.names[number], "sh", "-c", f'{empty}exec "$@"', "sh"]
+
+    @staticmethod
+    def beside(pid: int) -> list[str]:
+        """Return what a command begins with that runs on the same machine as a process."""
+        return ["nsenter", "--target", str(pid), "--mount", "--net"]
 
     def up(self) -> None:
         """Make all of it.

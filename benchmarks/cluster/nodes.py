@@ -110,13 +110,16 @@ class Cluster:
         if network is not None:
             for number, node in enumerate(self.nodes):
                 node.flags = (*flags, f"--node-ip-address={network.address_in(number)}")
-                node.inside = network.inside(number)
+                node.inside = network.inside(number, f"{self.folder}/ray")
 
     def driver(self, command: Sequence[str], *, client: bool = False) -> list[str]:
         """Return a command that runs where a driver does: on a node that is not the head, or on no node of it."""
         if self.network is None:
             return list(command)
-        return [*self.network.inside(len(self.nodes) if client else 0), *command]
+        if client:
+            return [*self.network.inside(len(self.nodes)), *command]
+        assert self.nodes[0].process is not None
+        return [*self.network.beside(self.nodes[0].process.pid), *command]
 
     def environment(self) -> dict[str, str]:
         """Return the variables of all processes of the cluster, and of a driver."""
