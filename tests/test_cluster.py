@@ -377,7 +377,7 @@ def test_that_all_resources_are_taken_is_said_while_the_fit_waits(
 def test_activations_come_from_the_node_that_has_them(cluster: Cluster, tmp_path: Path) -> None:
     driver = tmp_path / "driver.py"
     driver.write_text(
-        "import json, os, signal, sys\n"
+        "import json, os, signal, sys, time\n"
         "from pathlib import Path\n"
         "import numpy as np, ray\n"
         "from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On\n"
@@ -395,15 +395,25 @@ def test_activations_come_from_the_node_that_has_them(cluster: Cluster, tmp_path
         "    assert not brought[0] or len(ticks) == 5, ticks\n"
         "    found = store.get('key')\n"
         "    return brought, None if found is None else float(found['a'].astype(float).sum())\n"
+        "def silent(folder, key):\n"
+        "    yield {'a': ((4,), '<f4')}\n"
+        "    time.sleep(600)\n"
+        "def bring_nothing(desk, folder):\n"
+        "    from autotransfer.search import locality\n"
+        "    locality.SILENT, locality.pieces = 2.0, silent\n"
+        "    store, began = Store(Path(folder), 10**9), time.monotonic()\n"
+        "    brought = Neighbours(desk).bring(store, 'key', 600.0, lambda: None)\n"
+        "    return brought, store.get('key') is None, time.monotonic() - began < 60\n"
         f"ray.init(address={cluster.address!r}, log_to_driver=False)\n"
         "north, south = [n['NodeID'] for n in ray.nodes() if n['Alive']][:2]\n"
         "desk, told = FarDesk(), []\n"
         "on = lambda f, node: ray.remote(num_cpus=0)(f).options(scheduling_strategy=On(node, soft=False)).remote\n"
-        f"folders = [str(Path({str(tmp_path)!r}) / name) for name in ('north', 'south', 'lost')]\n"
+        f"folders = [str(Path({str(tmp_path)!r}) / name) for name in ('north', 'south', 'lost', 'silent')]\n"
         "ray.get(on(write, north)(desk, folders[0]))\n"
         "told.append(ray.get(on(bring, south)(desk, folders[1], 0.0)))\n"
         "told.append(ray.get(on(bring, south)(desk, folders[1], 60.0)))\n"
         "told.append(ray.get(on(bring, north)(desk, folders[2], 60.0)))\n"
+        "told.append(ray.get(on(bring_nothing, south)(desk, folders[3])))\n"
         "pid = ray.get(desk.actor.__ray_call__.remote(lambda _: os.getpid()))\n"
         "os.kill(pid, signal.SIGKILL)\n"  # it goes on empty, and is told again
         "told.append(desk.offer([], []))\n"
@@ -415,8 +425,11 @@ def test_activations_come_from_the_node_that_has_them(cluster: Cluster, tmp_path
     )
     assert done.returncode == 0, done.stderr
     total = float(np.arange(5_000_000).sum())
-    slow, brought, own, offered, taken = json.loads(done.stdout.splitlines()[-1])  # Ray says there that one died
+    slow, brought, own, silent, offered, taken = json.loads(
+        done.stdout.splitlines()[-1]
+    )  # Ray says there that one died
     assert slow == [[False, False], None]
     assert brought == [[True, False], total]
     assert own == [[False, False], None]
+    assert silent == [False, True, True]
     assert (offered, taken) == ({}, None)

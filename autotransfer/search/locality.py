@@ -20,6 +20,8 @@ from autotransfer.store import Store
 
 PIECE = 8 * 2**20
 """Bytes of an entry that travel at once."""
+SILENT = 30.0
+"""Seconds without a piece after which a node is taken to be gone."""
 MOST_WORKERS = 10_000
 """Calls that the desk's process takes at once; each worker that waits is one."""
 WAITS = 60.0
@@ -124,15 +126,28 @@ class Neighbours:
             send: Any = ray.remote(num_cpus=0, max_retries=0)(pieces)
             chosen = send.options(scheduling_strategy=there, _generator_backpressure_num_objects=AHEAD)
             sent = chosen.remote(found[1], key)
-            received(store, key, (_ticked(ray.get(one), tick) for one in sent), seconds)
+            received(store, key, _each(sent, tick), seconds)
         except (RayError, _SlowError):  # that node is gone, or too far away: this one can do without it
             return False
         return True
 
 
-def _ticked(piece: Any, tick: Callable[[], None]) -> Any:
-    tick()
-    return piece
+def _each(sent: Any, tick: Callable[[], None]) -> Iterator[Any]:
+    """Yield the pieces that a task on another node sends.
+
+    Raises:
+        _SlowError, RayError: nothing came for a while.
+    """
+    while True:
+        ready, _ = ray.wait([sent], timeout=SILENT)
+        if not ready:
+            raise _SlowError
+        try:
+            piece = ray.get(next(sent), timeout=SILENT)
+        except StopIteration:
+            return
+        tick()
+        yield piece
 
 
 class _SlowError(Exception):

@@ -49,10 +49,10 @@ def _objectives(model: TransferModel) -> list[float]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_serial_and_ray_with_one_and_two_workers_agree(stripes: Any, toynet: str) -> None:
+def test_serial_and_ray_with_one_two_and_four_workers_agree(stripes: Any, toynet: str) -> None:
     backbones = ["toynet/*"]
     serial = _fit(stripes, [toynet], backbones=backbones, executor="serial")
-    for workers in (1, 2):
+    for workers in (1, 2, 4):
         ray = _fit(stripes, [toynet], backbones=backbones, executor="ray", max_workers=workers)
         assert _told(ray) == _told(serial)
         assert ray.run.winner == serial.run.winner
