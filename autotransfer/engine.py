@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from autotransfer.search.ledger import Ledger
 from autotransfer.search.memory import Memory
 from autotransfer.search.policy import UNLIMITED_SECONDS, Search
 from autotransfer.search.refusals import adaptable, merged
+from autotransfer.search.storage import patient
 from autotransfer.search.telling import Telling
 from autotransfer.search.vetting import check_values, vet
 
@@ -115,13 +117,14 @@ def _fit(settings: Settings, notify: Notify, brought: tuple[Prepared, Registry] 
         if _remembers(ready.settings) and search.status != "interrupted":
             Memory().remember(ready.prepared.profile, search.survey, list(search.records.values()), search.gains())
         run = _told(search, ready, plan, began, cpu, loading)
-        folder.write_json("profile.json", run.profile)  # with the gap to the unlabeled rows, where there are some
-        model, held = _finish(search, ready, run, notify)
+        last = partial(patient, folder.path)  # nothing is lost for a disk that is full for a while
+        last(lambda: folder.write_json("profile.json", run.profile))  # with the gap to the unlabeled rows, if any
+        model, held = last(lambda: _finish(search, ready, run, notify))
         if folder.kept:
             model = model.finished(time.time() - began - loading, _cpu_seconds() - cpu + _worker_seconds(search))
-            model.save(folder.model)
+            last(lambda: model.save(folder.model))
             _write_report(folder, model.run, held)
-            folder.close(settings, name, complete=search.status != "interrupted")
+            last(lambda: folder.close(settings, name, complete=search.status != "interrupted"))
             notify("saved", path=str(folder.model))
     return model
 
@@ -386,6 +389,6 @@ def _write_report(folder: RunFolder, run: RunRecord, held: HeldOut) -> None:
 
     try:
         (folder.path / REPORT).unlink(missing_ok=True)  # that of an older model, where this one's fails
-        folder.write(REPORT, page(run, held))
+        patient(folder.path, lambda: folder.write(REPORT, page(run, held)))
     except Exception as error:  # rows are anybody's, and so is the disk
         log.warning("%s was not written: %s: %s", folder.path / REPORT, type(error).__name__, error)

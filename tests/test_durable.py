@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -253,6 +254,36 @@ def test_a_search_whose_folder_goes_ends_with_one_error_and_goes_on_later(
     known = (out / "trials.jsonl").read_text().splitlines()
     _same(engine.fit(settings), plain)
     assert (out / "trials.jsonl").read_text().splitlines()[: len(known)] == known
+
+
+def test_a_disk_that_is_full_at_the_very_end_is_waited_for(
+    stripes: Any, deadly: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autotransfer import finish
+
+    waited = list[Path]()
+    monkeypatch.setattr(storage, "_wait", lambda folder, *_: waited.append(folder) or "")
+
+    def failing(real: Any) -> Any:
+        def once(*given: Any, **more: Any) -> Any:
+            if real not in failed:
+                failed.append(real)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*given, **more)
+
+        return once
+
+    failed = list[Any]()
+    monkeypatch.setattr(TransferModel, "save", failing(TransferModel.save))
+    monkeypatch.setattr(finish, "winning_network", failing(finish.winning_network))
+    monkeypatch.setattr(RunFolder, "close", failing(RunFolder.close))
+    plain, out = _fit(stripes, deadly, executor="serial"), tmp_path / "run"
+    assert len(failed) == len(waited) == 1  # nothing else is written without a folder
+    model = _fit(stripes, deadly, executor="serial", out=out)
+    assert waited[1:] == [out] * 2
+    _same(model, plain)
+    assert (out / "report.html").exists()
+    assert not (out / ".work").exists()
 
 
 def test_a_lost_checkpoint_of_the_winner_is_made_again(stripes: Any, deadly: Path, tmp_path: Path) -> None:

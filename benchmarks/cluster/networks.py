@@ -7,6 +7,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class Network:
@@ -31,20 +32,25 @@ class Network:
         """Return the address of a namespace."""
         return f"{self.net}.{number + 2}"
 
-    def inside(self, number: int, *own: str) -> list[str]:
+    def inside(self, number: int, folder: str = "") -> list[str]:
         """Return what a command begins with that runs in a namespace.
 
         Args:
             number: of the namespace.
-            own: folders that are empty there at first, and nobody else's: other machines do not see Ray's session.
+            folder: where it is a machine of its own, one that is empty there at first: other machines see neither its
+                session of Ray nor its processes, by which a driver looks for the raylet beside it.
         """
-        empty = "".join(f"mount -t tmpfs none {folder} && " for folder in own)
-        return ["ip", "netns", "exec", self.names[number], "sh", "-c", f'{empty}exec "$@"', "sh"]
+        there = ["ip", "netns", "exec", self.names[number]]
+        if not folder:
+            return there
+        alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        return [*there, *alone, "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh"]
 
     @staticmethod
     def beside(pid: int) -> list[str]:
-        """Return what a command begins with that runs on the same machine as a process."""
-        return ["nsenter", "--target", str(pid), "--mount", "--net"]
+        """Return what a command begins with that runs on the same machine as one that was started there."""
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+        return ["nsenter", "--target", child, "--mount", "--net", "--pid"]
 
     def up(self) -> None:
         """Make all of it.
