@@ -26,7 +26,6 @@ from autotransfer.recipes import (
 from autotransfer.schema import Candidate, Recipe, Refusal, SurveyRecord, Training, Verdict
 from autotransfer.search.balancing import BALANCE, balancing, faults, shown, usual
 from autotransfer.search.costs import EPOCHS
-from autotransfer.search.finals import KINDS
 from autotransfer.search.phases import is_family, recipe_phases, trains
 from autotransfer.space import Choice, Domain
 from autotransfer.spec import BackboneSpec, card_of, frozen_stages, has_size, with_stages
@@ -51,6 +50,8 @@ UNKNOWN_STAGES = tuple(f"stage {i}" for i in range(12))
 """Stand in for those that the survey will find."""
 FAILURES = 2
 """Trials of a strategy on a backbone that may fail before no other is proposed."""
+KINDS = 2
+"""Kinds of augmentation that a last rung is tried with unasked, where they are worth their price."""
 ATTEMPTS = 4
 """Draws for each recipe wanted before the space is taken for exhausted."""
 

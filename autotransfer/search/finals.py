@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 GAIN, SPREAD = 0.05, 0.05
 """Skill that augmented rows are expected to add to a last rung, and its standard deviation over data sets."""
-KINDS = 2
-"""Kinds of augmentation that are tried unasked, where they are worth their price."""
 
 
 def augmented(search: Search, most: float) -> Generation:
