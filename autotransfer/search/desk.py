@@ -88,6 +88,9 @@ class Desk:
         self.held = {t: k for t, k in self.held.items() if t in tickets and k in self.offers}
         return dict(self.held)
 
+    def close(self) -> None:
+        """Do nothing: there is nothing to end."""
+
     def taken(self, ticket: str) -> str | None:
         """Return the key of the job that a ticket has taken; None: none."""
         return self.held.get(ticket)

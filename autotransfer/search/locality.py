@@ -72,6 +72,11 @@ class FarDesk:
         made: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WaitingDesk)
         self.actor: Any = made.options(scheduling_strategy=here, max_concurrency=MOST_WORKERS).remote()
 
+    def close(self) -> None:
+        """End its process: a Ray that is the caller's lives on, and would keep it."""
+        with contextlib.suppress(RayError):
+            ray.kill(self.actor)
+
     def offer(self, offers: Sequence[Offer], tickets: Collection[str]) -> dict[str, str]:
         """As of :class:`Desk`."""
         found: dict[str, str] = ray.get(self.actor.offer.remote(list(offers), list(tickets)))

@@ -346,12 +346,15 @@ def run(
         # So it lies outside the run, whose folder may be gone for a while.
         with scratch("autotransfer-tune-") as folder:
             desk = FarDesk() if more or workers > 1 else Desk()
-            searcher = PolicySearcher(jobs, context, ledger, notify, desk)
-            if not searcher.over:
-                more |= {"desk": desk} if desk.late else {}
-                visit = tune.with_parameters(Visit, **{"context": context, **more})
-                waiting = Waiting(notify, resources, deadline)
-                _fit(searcher, tune.with_resources(visit, dict(resources)), workers, str(folder), waiting)
+            try:
+                searcher = PolicySearcher(jobs, context, ledger, notify, desk)
+                if not searcher.over:
+                    more |= {"desk": desk} if desk.late else {}
+                    visit = tune.with_parameters(Visit, **{"context": context, **more})
+                    waiting = Waiting(notify, resources, deadline)
+                    _fit(searcher, tune.with_resources(visit, dict(resources)), workers, str(folder), waiting)
+            finally:
+                desk.close()
     if searcher.error is not None:
         raise searcher.error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,23 @@ def test_workers_live_as_long_as_the_search(stripes: Any, tmp_path: Path) -> Non
     assert all("slept" in r.reason for r in ledger.records.values())
     pids = [note.name.split("-")[0] for note in notes.iterdir()]
     assert (len(pids), len(set(pids))) == (12, 2)
+    until = time.monotonic() + 30
+    while (left := _desks()) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not left  # the Ray is the caller's, and goes on
+
+
+def _desks() -> list[str]:
+    """Return the desks of the local Ray that live: other tests may run beside these."""
+    import ray
+
+    return [str(p) for p in Path("/proc").glob("[0-9]*") if _is_desk(p, ray.get_runtime_context().gcs_address)]
+
+
+def _is_desk(process: Path, address: str) -> bool:
+    try:
+        named = (process / "cmdline").read_bytes().startswith(b"ray::WaitingDesk")
+        raylet = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+        return named and address.encode() in Path("/proc", raylet, "cmdline").read_bytes()
+    except OSError:
+        return False
