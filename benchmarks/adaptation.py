@@ -215,7 +215,7 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
             ones = [o for o in ours if (o["arm"], o["method"]) == (arm, method)]
             scored = [o for o in ones if "test" in o]
             if not scored:
-                found += [f"| {name} | {method} | | | | | | {ones[0]['reason']} |"] if ones else []
+                found += [f"| {name} | {method} | {ones[0]['reason']} | | | | |"] if ones else []
                 continue
             plain = {o["seed"]: o["test"] for o in ours if o["arm"] == "source" and o["method"] == beside(method)}
             gains = [100 * (o["test"] - plain[o["seed"]]) for o in scored if o["seed"] in plain]
