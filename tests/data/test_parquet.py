@@ -141,6 +141,17 @@ def test_no_room_for_the_copy_is_one_error(table: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("large")
+def test_damaged_pages_are_one_error(tmp_path: Path, bodies: list[bytes]) -> None:
+    path = tmp_path / "damaged.parquet"
+    pd.DataFrame({"image": bodies, "label": ["a", "b"] * 75}).to_parquet(path, compression=None)
+    body = bytearray(path.read_bytes())
+    body[4:60] = b"\xff" * 56
+    path.write_bytes(bytes(body))
+    with pytest.raises(DataError, match="the column 'image' of the Parquet table cannot be read: "):
+        prepare(path, target="label")
+
+
+@pytest.mark.usefixtures("large")
 def test_a_fit_and_its_predictions(table: Path, toynet: str, bodies: list[bytes]) -> None:
     fit = {"target": "label", "plugins": [toynet], "backbones": "toynet/small", "trials": 2, "executor": "serial"}
     model = engine.fit(Settings(data=table, **fit))
@@ -154,7 +165,8 @@ def test_a_fit_and_its_predictions(table: Path, toynet: str, bodies: list[bytes]
 def test_clips_in_cells_are_told_from_images(tmp_path: Path) -> None:
     held = io.BytesIO()
     soundfile.write(held, np.random.default_rng(0).normal(0, 0.1, 800), 8000, format="wav")
-    cells = [{"bytes": held.getvalue(), "path": None}, held.getvalue()]
+    named = {"bytes": held.getvalue(), "path": "sound.wav"}
+    cells = [{"bytes": held.getvalue(), "path": None}, held.getvalue(), named]
     for number, cell in enumerate(cells):
         path = tmp_path / f"{number}.parquet"
         pd.DataFrame({"sound": [cell] * 4, "label": list("abab")}).to_parquet(path)

@@ -362,9 +362,9 @@ def _is_audio(value: Any) -> bool:
         return is_clip(bytes(value))
     if isinstance(value, dict):
         named = value.get("path") or ""
-        if value.get("bytes") and value.get("array") is None:
-            return is_clip(value["bytes"])
-        return value.get("array") is not None or Path(str(named)[-200:]).suffix.lower() in SUFFIXES
+        if value.get("array") is not None or Path(str(named)[-200:]).suffix.lower() in SUFFIXES:
+            return True
+        return bool(value.get("bytes")) and is_clip(value["bytes"])
     return is_pair(value) or isinstance(value, Clip) or hasattr(value, "get_all_samples")
 
 

@@ -324,7 +324,9 @@ def _looks_like_image(value: Any) -> bool:
         return is_image(bytes(value))
     if isinstance(value, dict):
         named = Path(str(value.get("path") or "")[-200:]).suffix.lower()
-        return is_image(value["bytes"]) if value.get("bytes") else "path" in value and named in ("", *SUFFIXES)
+        if value.get("bytes"):
+            return named in SUFFIXES or is_image(value["bytes"])
+        return "path" in value and named in ("", *SUFFIXES)
     return type(value).__module__.split(".")[0] == "PIL"
 
 

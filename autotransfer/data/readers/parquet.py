@@ -135,13 +135,18 @@ class Cells:
         return found
 
     def _read(self, rows: int = AT_ONCE) -> Iterator[Any]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with self.opened() as file:
-            # Page by page (of 1,024 cells where Arrow wrote them): a column's chunk may be as large as the file.
-            table = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
-            for batch in table.iter_batches(rows, columns=[self.column], use_threads=False):
-                yield from (cell.as_py() for cell in batch.column(0))
+        try:
+            with self.opened() as file:
+                # Page by page (of 1,024 cells where Arrow wrote them): a column's chunk may be as large as the file.
+                table = pq.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+                for batch in table.iter_batches(rows, columns=[self.column], use_threads=False):
+                    yield from (cell.as_py() for cell in batch.column(0))
+        except (OSError, ValueError, pa.ArrowException) as error:  # no writer's: those are raised where it writes
+            said = " ".join(str(error).split())[:200]
+            raise DataError(f"the column {self.column!r} of the Parquet table cannot be read: {said}") from error
 
     def _found(self) -> _Copy | None:
         try:
