@@ -34,9 +34,14 @@ RESULTS = Path(__file__).with_name("strategies.jsonl")
 BACKBONES = {"image": "backbones/lite0-96", "text": "backbones/minilm-32", "audio": "backbones/dvector-1"}
 """By modality: small inputs, so that an epoch is cheap."""
 ALL = ("tux", "fashion", "digits", "movies", "fortunes", "glosses", "prompts", "names")
-SIZES = {200: ALL, 1000: ("fashion", "digits", "movies", "fortunes", "glosses")}
+LARGE = ("fashion-large", "glosses-large")
+SIZES = {200: ALL, 1000: ("fashion", "digits", "movies", "fortunes", "glosses"), 5000: LARGE}
 """Rows, and the tasks that have so many and some to hold out."""
 SEARCH = "search"
+SIX = ("core/surgical", "core/partial", "core/averaged", "core/depths", "core/lora", "core/lpft")
+"""The best at 200 rows, by their mean rank."""
+FEWER = {1000: SIX, 5000: ("core/probe", "core/partial", "core/full")}
+"""Rows at which not all strategies are run."""
 TRIALS = 3
 
 
@@ -93,9 +98,9 @@ def _counted(ledger: Path) -> float:
 def cells(given: argparse.Namespace) -> Iterator[Cell]:
     """Yield the wanted cells: one task, size and seed after the other, all strategies of it in one go."""
     strategies = [s.id for s in Registry.discover([str(PLUGIN)]).strategies() if not s.baseline]
-    wanted = _listed(given.strategies) or [*strategies, SEARCH]
     for seed in map(int, _listed(given.seeds)):
         for rows in map(int, _listed(given.rows)):
+            wanted = _listed(given.strategies) or [*FEWER.get(rows, strategies), SEARCH]
             for task in _listed(given.tasks) or SIZES[rows]:
                 for name in wanted:
                     trials = None if name == SEARCH else TRIALS
@@ -123,7 +128,7 @@ def report(results: Results) -> str:
     parts = []
     for rows in sorted({line["rows"] for line in lines}):
         found = [line for line in lines if line["rows"] == rows]
-        tasks = [t for t in ALL if any(line["task"] == t for line in found)]
+        tasks = [t for t in (*ALL, *LARGE) if any(line["task"] == t for line in found)]
         names = sorted({line["strategy"] for line in found}, key=lambda n: (n == SEARCH, n))
         parts += [f"| {rows} rows | {' | '.join(tasks)} | CPU s of its trials |", "|---" * (len(tasks) + 2) + "|"]
         for name in names:

@@ -11,6 +11,8 @@
     python benchmarks/data/fetch.py prompts --out data/prompts   # telephone prompts in 5 languages, 8 kHz, 500 rows
     python benchmarks/data/fetch.py names --out data/names       # spoken names in 8 languages: names.csv
 
+``--rows`` makes fashion and the tables of texts larger or smaller, as far as there are rows.
+
 Needs apt-get and dpkg-deb, and a package list (apt-get update) that knows the package; nothing is installed.
 """
 
@@ -22,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +80,8 @@ def read_idx(path: Path, header: int) -> np.ndarray:
         return np.frombuffer(file.read(), dtype=np.uint8, offset=header)
 
 
-def table(name: str, folder: Path, out: Path) -> dict[str, int]:
-    """Write a table of texts."""
+def table(name: str, folder: Path, out: Path, count: int | None = None) -> dict[str, int]:
+    """Write a table of texts, of so many rows."""
     snippets = "movieReviewSnippets_GroundTruth.txt"
     files = {"movies": snippets, "ratings": snippets, "tweets": "tweets_GroundTruth.txt"}
     numbers = texts.rated(folder, snippets) if name == "ratings" else None
@@ -89,17 +92,21 @@ def table(name: str, folder: Path, out: Path) -> dict[str, int]:
     else:
         package = {"fortunes": "fortunes", "glosses": "wordnet-base"}[name]
         rows = {"fortunes": texts.fortunes, "glosses": texts.glosses}[name](unpack(package, folder))
-    return texts.written(rows, out / f"{name}.csv", 2000 if name in files else 3000, numbers=numbers)
+    return texts.written(rows, out / f"{name}.csv", count or (2000 if name in files else 3000), numbers=numbers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=[*PICTURES, *TEXTS, *sounds.SETS])
     parser.add_argument("--out", type=Path, required=True, help="folder to make; it must not hold anything yet")
+    parser.add_argument("--rows", type=int, help="of fashion and the tables of texts; none: as above")
     given = parser.parse_args()
+    if given.rows is not None and (given.rows < 1 or given.name not in ("fashion", *TEXTS)):
+        parser.error("--rows wants a number, 1 or more, and goes with fashion and the tables of texts")
     if given.out.exists() and any(given.out.iterdir()):
         parser.error(f"{given.out} is not empty")
-    pictures = {"tux": (TUX_PACKAGE, tux), "fashion": (FASHION_PACKAGE, fashion)}
+    enough = partial(fashion, rows=given.rows or FASHION_ROWS)
+    pictures = {"tux": (TUX_PACKAGE, tux), "fashion": (FASHION_PACKAGE, enough)}
     with tempfile.TemporaryDirectory() as folder:
         if given.name in pictures:
             package, lay_out = pictures[given.name]
@@ -108,7 +115,7 @@ def main() -> None:
             given.out.mkdir(parents=True, exist_ok=True)
             counts = sounds.SETS[given.name](Path(folder), given.out)
         else:
-            counts = table(given.name, Path(folder), given.out)
+            counts = table(given.name, Path(folder), given.out, given.rows)
     for name, count in counts.items():
         print(f"{count:6d}  {name}")
     print(f"{sum(counts.values()):6d}  in {given.out}")

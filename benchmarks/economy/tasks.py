@@ -33,6 +33,8 @@ class Item(NamedTuple):
 Rows = list[tuple[Item, str]]
 PIXELS = 160
 """Pictures are laid out with their shorter side no longer than this, so that decoding is no part of what differs."""
+LARGE = 7000
+"""Rows of the data sets that have many, where a task is to be large."""
 EXTRA = 60
 """Held-out rows that an arm may look at while it is measured; all others are kept for the score of its model."""
 FETCH = Path(__file__).resolve().parents[1] / "data" / "fetch.py"
@@ -80,26 +82,28 @@ def home() -> Path:
     return cache_folder() / "benchmarks"
 
 
-def _fetched(downloads: Path, name: str) -> Path:
+def _fetched(downloads: Path, name: str, rows: int | None = None) -> Path:
     """Return the folder of a data set of ``benchmarks/data``, fetched the first time."""
-    place = downloads / name
+    place = downloads / (name if rows is None else f"{name}-{rows}")
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, str(FETCH), name, "--out", str(place)], check=True, stdout=sys.stderr)
+        command = [sys.executable, str(FETCH), name, "--out", str(place)]
+        command += [] if rows is None else ["--rows", str(rows)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
     return place
 
 
-def _pictures(name: str) -> Callable[[Path], Rows]:
+def _pictures(name: str, rows: int | None = None) -> Callable[[Path], Rows]:
     def load(downloads: Path) -> Rows:
-        paths = sorted(_fetched(downloads, name).glob("*/*.png"))
+        paths = sorted(_fetched(downloads, name, rows).glob("*/*.png"))
         return [(_picture(path), path.parent.name) for path in paths]
 
     return load
 
 
-def _texts(name: str) -> Callable[[Path], Rows]:
+def _texts(name: str, rows: int | None = None) -> Callable[[Path], Rows]:
     def load(downloads: Path) -> Rows:
-        with (_fetched(downloads, name) / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        with (_fetched(downloads, name, rows) / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             return [(Item(row["text"].encode(), ".txt"), row["label"]) for row in csv.DictReader(file)]
 
     return load
@@ -148,6 +152,8 @@ TASKS: Mapping[str, Task] = {
     "fashion": Task("image", _pictures("fashion")),
     "digits": Task("image", _digits),
     "emoji": Task("image", _emoji),
+    "fashion-large": Task("image", _pictures("fashion", LARGE)),
+    "glosses-large": Task("text", _texts("glosses", LARGE)),
     "movies": Task("text", _texts("movies")),
     "fortunes": Task("text", _texts("fortunes")),
     "glosses": Task("text", _texts("glosses")),
