@@ -66,7 +66,7 @@ def fit(
     executor: str = "ray",
     address: str | None = None,
     max_workers: int | None = None,
-    resources: Mapping[str, float] | None = None,
+    resources: Mapping[str, Any] | None = None,
     memory: bool | None = None,
     seed: int = 0,
     offline: bool = False,
@@ -101,7 +101,8 @@ def fit(
             elsewhere ``ray://host:port``, by which the search runs on the head. None: the Ray that this process is
             connected to, which is left as it is; else one is started on this machine.
         max_workers: trials that may run at the same time; None: as many as fit.
-        resources: ``cpus`` and ``gpus`` of one trial, ``step_seconds`` after which a step is taken to hang, and
+        resources: ``cpus`` and ``gpus`` of one trial, ``custom`` amounts of what a cluster's nodes were started with,
+            ``labels`` of the nodes that trials may run on, ``step_seconds`` after which a step is taken to hang, and
             ``disk_gb`` that decoded rows and activations may take.
         memory: whether what earlier runs found orders the candidates; None: yes, but not with ``trials``.
         seed: of every random number.

@@ -16,16 +16,13 @@ from autotransfer import yaml12
 from autotransfer.budget import Budget
 from autotransfer.codec import digest
 from autotransfer.errors import ConfigError, faults, suggestion
+from autotransfer.resources import RESOURCES, resource_faults
 from autotransfer.search.address import address_faults
 from autotransfer.space import Choice, Domain, Integer, LogUniform, Uniform, parse_domain
 from autotransfer.spec import MODALITIES
 from autotransfer.targets import SEVERAL, one_or_several, target_faults, texts_of
 
 EXECUTORS = ("ray", "serial")
-STEP_SECONDS = 300.0
-DISK_GB = 20.0
-RESOURCES: Mapping[str, float] = {"cpus": 1, "gpus": 0, "step_seconds": STEP_SECONDS, "disk_gb": DISK_GB}
-"""What one trial takes by default, after how many silent seconds it is taken to hang, and what the store may hold."""
 SOURCES = ("data", "validation", "test", "unlabeled")
 """Arguments that give rows."""
 MARKS = ("identity", "finished")
@@ -76,9 +73,11 @@ class Settings:
     """Of a Ray cluster: ``auto``, host:port or ray://host:port; None: the Ray that is there, or one on this machine."""
     max_workers: int | None = None
     """Trials that may run at the same time; None: as many as fit."""
-    resources: Mapping[str, float] | None = None
-    """``cpus`` and ``gpus`` of one trial; ``step_seconds``: a step that takes longer is taken to hang; ``disk_gb``:
-    what decoded rows and activations may take of the disk on each machine, 0 to keep none."""
+    resources: Mapping[str, Any] | None = None
+    """``cpus`` and ``gpus`` of one trial; ``custom``: amounts of what the cluster's nodes were started with, by name;
+    ``labels``: values of the labels of the nodes that trials may run on; ``step_seconds``: a step that takes longer is
+    taken to hang; ``disk_gb``: what decoded rows and activations may take of the disk on each machine, 0 to keep none.
+    """
     memory: bool | None = None
     """What earlier runs found orders the candidates, and this run is remembered; None: yes, but not with ``trials``,
     whose runs can be repeated exactly. It touches no score."""
@@ -133,7 +132,7 @@ class Settings:
             *self._types(),
             *self._names(),
             *self._amounts(),
-            *_resource_faults(self.resources),
+            *resource_faults(self.resources),
             *_space_faults(self.space),
         ]
 
@@ -148,7 +147,7 @@ class Settings:
 
     def share(self) -> dict[str, float]:
         """Return ``cpus``, ``gpus``, ``step_seconds`` and ``disk_gb``, each as given or by default."""
-        return {**RESOURCES, **(self.resources or {})}
+        return {name: (self.resources or {}).get(name, default) for name, default in RESOURCES.items()}
 
     def _types(self) -> list[str]:
         found = target_faults(self.target)
@@ -330,25 +329,6 @@ def _task_faults(task: Any, metric: Any) -> list[str]:
     return found
 
 
-def _resource_faults(resources: Any) -> list[str]:
-    if resources is None:
-        return []
-    if not isinstance(resources, Mapping):
-        return [f"resources is {resources!r:.60}; wanted keys such as cpus: 2"]
-    found = []
-    for name, value in resources.items():
-        if name not in RESOURCES:
-            known = ", ".join(RESOURCES)
-            found.append(f"resources has no key {name!r}{suggestion(str(name), RESOURCES)}; known: {known}")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            found.append(f"resources.{name} is {value!r:.60}; wanted a number, 0 or more")
-        elif name == "cpus" and (not _whole(value) or value < 1):
-            found.append(f"resources.cpus is {value!r}; wanted a whole number, 1 or more")
-        elif name == "step_seconds" and not value > 0:
-            found.append(f"resources.step_seconds is {value!r}; wanted more than 0")
-    return found
-
-
 def _space_faults(space: Any) -> list[str]:
     if space is None:
         return []
@@ -391,4 +371,4 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-__all__ = ["EXECUTORS", "RESOURCES", "Settings", "as_names", "identity", "read_yaml", "to_yaml"]
+__all__ = ["EXECUTORS", "Settings", "as_names", "identity", "read_yaml", "to_yaml"]

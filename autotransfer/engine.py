@@ -18,11 +18,12 @@ from autotransfer.config import Settings, as_names, identity, read_yaml
 from autotransfer.data import Prepared, prepare
 from autotransfer.data.modalities import modality
 from autotransfer.errors import ConfigError, NoTrialSucceededError, NoWorkerError, WeightsError
-from autotransfer.executors import executor_of, joined, share_of, through_client, workers_of
+from autotransfer.executors import executor_of, joined, through_client, workers_of
 from autotransfer.gap import rows_hash
 from autotransfer.profiles import Profile
 from autotransfer.recipes import INPUT_SIZE, spec_id
 from autotransfer.registry import Registry
+from autotransfer.resources import Share
 from autotransfer.runs import RunFolder, grew
 from autotransfer.schema import Plan, Refusal, RunRecord
 from autotransfer.search import rescue, serial
@@ -288,7 +289,7 @@ def _run(search: Search, ready: Ready, folder: RunFolder, notify: Notify) -> Non
                 ledger,
                 notify,
                 workers=search.workers,
-                resources=share_of(settings),
+                share=Share.of(settings.resources),
                 joined=settings.address is not None,
                 offline=ready.registry.offline,
                 deadline=search.deadline,

@@ -38,7 +38,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]
         executor: str = "ray",
         address: str | None = None,
         max_workers: int | None = None,
-        resources: Mapping[str, float] | None = None,
+        resources: Mapping[str, Any] | None = None,
         seed: int = 0,
         offline: bool = False,
     ) -> None:

@@ -8,6 +8,7 @@ import sys
 
 from autotransfer.config import Settings
 from autotransfer.errors import ConfigError
+from autotransfer.resources import CUSTOM, LABELS, Share
 from autotransfer.search.policy import HEADS_ONLY
 
 
@@ -18,11 +19,12 @@ def joined(settings: Settings) -> contextlib.AbstractContextManager[None]:
         ConfigError: the cluster cannot be joined, or the run would not use it.
     """
     if executor_of(settings) == "serial":
-        if settings.address is not None:
+        idle = {f"resources.{n}": v for n, v in (settings.resources or {}).items() if n in (CUSTOM, LABELS)}
+        idle |= {} if settings.address is None else {"address": settings.address}
+        if idle:
             why = f"a budget under {HEADS_ONLY:g} s" if settings.executor != "serial" else "executor 'serial'"
-            raise ConfigError(
-                f"address is {settings.address!r}, but {why} runs in this process; leave out one of the two"
-            )
+            named = " and ".join(f"{n} is {v!r}" for n, v in idle.items())
+            raise ConfigError(f"{named}, but {why} runs in this process; leave out one of the two")
         return contextlib.nullcontext()
     if settings.address is None and "ray" not in sys.modules:
         return contextlib.nullcontext()
@@ -46,12 +48,6 @@ def executor_of(settings: Settings) -> str:
     return "serial" if seconds is not None and seconds < HEADS_ONLY else settings.executor
 
 
-def share_of(settings: Settings) -> dict[str, float]:
-    """Return what one worker takes of a node."""
-    wanted = {"cpu": settings.share()["cpus"], "gpu": settings.share()["gpus"]}
-    return {n: v for n, v in wanted.items() if v}
-
-
 def workers_of(settings: Settings) -> int:
     """Return how many trials may run at the same time: as many as fit on the nodes that are known, or as asked."""
     if executor_of(settings) == "serial":
@@ -61,7 +57,7 @@ def workers_of(settings: Settings) -> int:
     if "ray" in sys.modules:
         from autotransfer.search import cluster
 
-        found = cluster.slots(share_of(settings))
+        found = cluster.slots(Share.of(settings.resources))
         if found is not None:
             return found
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

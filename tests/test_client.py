@@ -290,6 +290,14 @@ def test_a_client_address_and_the_serial_executor_exclude_each_other(stripes: An
         engine.fit(Settings(data=stripes, plugins=[toynet], address="ray://127.0.0.1:1", executor="serial"))
 
 
+@pytest.mark.parametrize("given", [{"labels": {"zone": "a"}}, {"custom": {"big": 1}}])
+def test_what_only_a_cluster_has_and_the_serial_executor_exclude_each_other(
+    stripes: Any, toynet: str, given: Any
+) -> None:
+    with pytest.raises(ConfigError, match=r"resources\.(labels|custom) is .*, but executor 'serial' runs in this"):
+        engine.fit(Settings(data=stripes, plugins=[toynet], resources=given, executor="serial"))
+
+
 @pytest.mark.parametrize("lost", [1, 3])
 def test_a_process_that_the_head_lost_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
     from autotransfer.search import client

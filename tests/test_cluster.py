@@ -325,6 +325,31 @@ def test_more_than_any_node_has_is_said_at_once(cluster: Cluster, pictures: Path
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_trials_run_on_nodes_of_the_wanted_labels_and_custom_resources(
+    cluster: Cluster, pictures: Path, toynet: str, tmp_path: Path
+) -> None:
+    homes = {zone: tmp_path / zone for zone in "ab"}
+    with contextlib.ExitStack() as both:
+        for zone, home in homes.items():
+            flags = ["--num-cpus=1", "--resources", '{"big": 1}', "--labels", f"zone={zone}"]
+            both.enter_context(cluster.node(*flags, env=environment(AUTOTRANSFER_HOME=str(home))))
+        env = environment(RAY_ADDRESS=cluster.address, AUTOTRANSFER_HOME=str(tmp_path / "driver"))
+        flags = ["--address", "auto", "--resources"]
+        mine = fit_flags(pictures, toynet, tmp_path / "run")
+        code, _, said = cli(*mine, *flags, "{labels: {zone: [b, c]}, custom: {big: 1}}", env=env)
+        assert code == 0, said
+        assert (homes["b"] / "store").exists()  # where a worker puts what it decodes and computes
+        assert not (homes["a"] / "store").exists()
+        none = fit_flags(pictures, toynet, tmp_path / "none")
+        code, _, said = cli(*none, *flags, "{labels: {zone: c}}", env=env)
+        assert code == 1
+        assert "takes 1 CPU on a node with zone=c" in said
+        assert "has 1 CPU, zone=b" in said
+        assert said.count("has 1 CPU, no label zone") == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_that_all_resources_are_taken_is_said_while_the_fit_waits(
     cluster: Cluster, pictures: Path, toynet: str, tmp_path: Path
 ) -> None:

@@ -11,7 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("errors", "budget", "gap", "codec", "yaml12", "space", "spec", "targets", "profiles", "schema", "recipes"),
+    (
+        "errors",
+        "codec",
+        "yaml12",
+        "budget",
+        "resources",
+        "space",
+        "spec",
+        "targets",
+        "gap",
+        "profiles",
+        "schema",
+        "recipes",
+    ),
     ("protocols", "strategy", "hookspecs", "contract", "home", "scratch", "mend", "discovery", "registry", "plugin"),
     ("weights", "store", "store_files", "tasks", "data", "train"),
     ("search",),
@@ -130,7 +143,7 @@ def test_core_names_no_plugin_package() -> None:
         # client: the engine of ray:// is an actor, and only Ray can make one.
         (
             "ray",
-            {f"autotransfer/search/{name}.py" for name in ("ray_tune", "cluster", "locality", "client")},
+            {f"autotransfer/search/{name}.py" for name in ("ray_tune", "cluster", "placement", "locality", "client")},
         ),
         ("timm", {"plugins/"}),
         ("transformers", {"plugins/"}),

@@ -45,7 +45,7 @@ _SWITCHES = {
 }
 _MAPPINGS = {
     "space": "Domains by name as YAML or JSON: '{lr: {log: [1e-4, 1e-2]}}'.",
-    "resources": "Of one trial, as YAML or JSON: '{cpus: 2, gpus: 0, step_seconds: 300, disk_gb: 20}'.",
+    "resources": "Of one trial, as YAML or JSON: '{cpus: 2, gpus: 0.5, custom: {big: 1}, labels: {zone: a}}'.",
 }
 
 

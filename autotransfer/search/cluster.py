@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import math
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autotransfer.data.moved import carried, files, packed
-from autotransfer.errors import ClusterMismatchError, ConfigError, NoWorkerError, SearchError, faults
+from autotransfer.errors import ClusterMismatchError, ConfigError, SearchError, faults
+from autotransfer.resources import Share
 from autotransfer.search.address import AUTO, WANTED, client_of, parts
 from autotransfer.search.client import ANSWERS, connect
 from autotransfer.search.jobs import Context
 from autotransfer.search.nodes import lacks, needs, unmark
+from autotransfer.search.placement import Node, enough, nodes
 
 if TYPE_CHECKING:
     from autotransfer.data import Prepared
@@ -39,8 +39,6 @@ TOLD = 150.0
 """Seconds in which a node must have said what it lacks; it starts a process and imports the plugins for it."""
 STUMBLED = 5.0
 """Seconds after which a node that could not be asked is taken for dead, or asked once more."""
-PATIENCE, AGAIN = 15.0, 30.0
-"""Seconds without a running trial after which a user is told why nothing happens, and is told so again."""
 _TRY = """
 import sys, ray
 try:
@@ -54,20 +52,6 @@ else:
     print("joined")
     ray.shutdown()
 """
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A machine of the cluster, or what stands for one."""
-
-    id: str
-    name: str
-    """What a user knows it by."""
-    resources: Mapping[str, float]
-
-    def holds(self, wanted: Mapping[str, float]) -> int:
-        """Return how many workers fit, where nothing else runs."""
-        return min((math.floor(self.resources.get(n.upper(), 0) / v) for n, v in wanted.items() if v), default=1)
 
 
 @contextlib.contextmanager
@@ -101,22 +85,22 @@ def joined(address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def started(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
+def started(workers: int, share: Share) -> Iterator[None]:
     """Use the Ray that is there, or start one on this machine and stop it afterwards.
 
     Args:
         workers: that are to run side by side.
-        resources: ``cpu`` and ``gpu`` of one.
+        share: what one takes.
 
     Raises:
-        SearchError: Ray cannot be started, or no node has the resources that one worker needs.
+        SearchError: Ray cannot be started, or no node has what one worker needs.
     """
     own = not ray.is_initialized()
     if own:
         try:
             ray.init(
                 address="local",  # whatever other Ray runs on this machine, or is named by RAY_ADDRESS
-                num_cpus=max(1, int(workers * resources.get("cpu", 1))),
+                num_cpus=max(1, int(workers * share.amounts.get("CPU", 1))),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -124,7 +108,7 @@ def started(workers: int, resources: Mapping[str, float]) -> Iterator[None]:
         except Exception as error:  # Ray raises many kinds when it cannot start
             raise SearchError(f"Ray cannot be started: {error}; executor='serial' works without it") from error
     try:
-        enough(resources)
+        enough(share)
         yield
     finally:
         if own:
@@ -204,103 +188,26 @@ def _unjoined(address: str, reason: str) -> ConfigError:
     )
 
 
-def nodes() -> list[Node]:
-    """Return the nodes that are alive, that of this process first."""
-    here = ray.get_runtime_context().get_node_id()
-    found = [
-        Node(n["NodeID"], f"{n['NodeManagerHostname']} ({n['NodeManagerAddress']}, {n['NodeID'][:8]})", n["Resources"])
-        for n in ray.nodes()
-        if n["Alive"]
-    ]
-    return sorted(found, key=lambda n: (n.id != here, n.name))
-
-
-def slots(wanted: Mapping[str, float]) -> int | None:
+def slots(share: Share) -> int | None:
     """Return how many workers fit on all nodes of the cluster that this process is connected to; None: on none such.
 
     Args:
-        wanted: ``cpu`` and ``gpu`` of one worker.
+        share: what one worker takes.
     """
     if not ray.is_initialized() or through_client():
         return None
     found = nodes()
-    return max(1, sum(n.holds(wanted) for n in found))
+    return max(1, sum(n.holds(share) for n in found))
 
 
-def enough(wanted: Mapping[str, float]) -> None:
-    """See that one worker fits on some node.
-
-    Args:
-        wanted: ``cpu`` and ``gpu`` of one worker.
-
-    Raises:
-        SearchError: none has the resources, however long one waits.
-    """
-    found = nodes()
-    if any(n.holds(wanted) for n in found):
-        return
-    asked = _asked_for(wanted)
-    have = "; ".join(
-        f"{n.name} has {', '.join(f'{n.resources.get(k.upper(), 0):g} {k.upper()}' for k in wanted)}" for n in found
-    )
-    raise SearchError(f"no node of Ray can hold a worker, which takes {asked}: {have}; ask for less by resources=")
-
-
-class Waiting(tune.Callback):
-    """Tells a user that trials wait for resources which others hold; gives up at the end of the budget.
-
-    Args:
-        notify: whom to tell.
-        wanted: ``cpu`` and ``gpu`` of one worker.
-        deadline: ``time.time()`` seconds after which there is nothing to wait for.
-    """
-
-    def __init__(self, notify: Callable[..., None], wanted: Mapping[str, float], deadline: float) -> None:
-        self.notify = notify
-        self.wanted = wanted
-        self.deadline = deadline
-        self.began: float | None = None
-        self.next = 0.0
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look whether some trial waits and none runs."""
-        states = {t.status for t in trials}
-        if "PENDING" not in states or "RUNNING" in states:
-            self.began = None
-            return
-        now = time.monotonic()
-        if self.began is None:
-            self.began, self.next = now, now + PATIENCE
-        if now < self.next:
-            return
-        self.next = now + AGAIN
-        text = f"{now - self.began:.0f} s for a worker to start: {self._told()}"
-        if time.time() > self.deadline:
-            raise NoWorkerError(f"the budget ended after {text}; ask for less by resources=, or come when Ray is free")
-        self.notify("waiting", text=text)
-
-    def _told(self) -> str:
-        free, all_of = ray.available_resources(), ray.cluster_resources()
-        shares = (f"{free.get(n.upper(), 0):g} of {all_of.get(n.upper(), 0):g} {n.upper()}" for n in self.wanted)
-        return f"it takes {_asked_for(self.wanted)}, and free on all nodes together are {', '.join(shares)}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return an empty callback: what Tune writes of its tuner is never read again."""
-        return tune.Callback, ()
-
-
-def _asked_for(wanted: Mapping[str, float]) -> str:
-    return ", ".join(f"{v:g} {n.upper()}" for n, v in wanted.items())
-
-
-def travelling(context: Context, wanted: Mapping[str, float], offline: bool) -> dict[str, Any]:
+def travelling(context: Context, share: Share, offline: bool) -> dict[str, Any]:
     """Return what workers of other nodes get beside the context, after each node was asked whether it has the rest.
 
     Where nodes do not see the files of the data, the context is one that carries these in Ray's object store.
 
     Args:
         context: what workers share.
-        wanted: ``cpu`` and ``gpu`` of one worker; nodes that cannot hold one are not asked.
+        share: what one worker takes; nodes that cannot hold one are not asked.
         offline: nodes may not fetch weights.
 
     Raises:
@@ -308,7 +215,7 @@ def travelling(context: Context, wanted: Mapping[str, float], offline: bool) -> 
     """
     asked = needs(context, offline)
     try:
-        found, blind = _asked(asked, [n for n in nodes() if n.holds(wanted)])
+        found, blind = _asked(asked, [n for n in nodes() if n.holds(share)])
     finally:
         unmark(asked)
     paths = list(files(context.prepared)) if blind else []

@@ -24,15 +24,17 @@ from ray.tune.stopper import NoopStopper
 
 from autotransfer.codec import from_json, to_json
 from autotransfer.errors import ClusterMismatchError, SearchError, StorageError
+from autotransfer.resources import Share
 from autotransfer.schema import SurveyRecord, TrialRecord
 from autotransfer.scratch import scratch
 from autotransfer.search import storage
-from autotransfer.search.cluster import Waiting, nodes, started, travelling
+from autotransfer.search.cluster import started, travelling
 from autotransfer.search.desk import Desk, offer_of
 from autotransfer.search.jobs import Context, GapJob, Generation, Job, Record, RungJob, SurveyJob
 from autotransfer.search.ledger import Ledger
 from autotransfer.search.locality import FarDesk, Neighbours
 from autotransfer.search.nodes import at_home, registry
+from autotransfer.search.placement import Waiting, nodes, placed
 from autotransfer.search.policy import Notify
 from autotransfer.search.quiet import QUIET, environment, hushed
 from autotransfer.search.trial import Worker, failed
@@ -315,7 +317,7 @@ def run(
     ledger: Ledger,
     notify: Notify,
     workers: int,
-    resources: Mapping[str, float],
+    share: Share,
     *,
     joined: bool = False,
     offline: bool = False,
@@ -329,19 +331,19 @@ def run(
         ledger: of the run.
         notify: told of each job and record.
         workers: jobs at once.
-        resources: ``cpu`` and ``gpu`` of one worker.
+        share: what one worker takes.
         joined: the caller named a cluster; its nodes are asked what they have, even where it is one.
         offline: nodes may not fetch weights.
         deadline: ``time.time()`` at which the last job must end.
 
     Raises:
-        SearchError: Ray cannot be started, or no node has the resources that one worker needs.
+        SearchError: Ray cannot be started, or no node has what one worker needs.
         NoWorkerError: none came free in time.
         ClusterMismatchError: nodes lack what the driver has.
         KeyboardInterrupt: as it came; what was finished is in the ledger and known to the policy.
     """
-    with started(workers, resources), environment(QUIET), hushed():
-        more = travelling(context, resources, offline) if joined or len(nodes()) > 1 else {}
+    with started(workers, share), environment(QUIET), hushed():
+        more = travelling(context, share, offline) if joined or len(nodes()) > 1 else {}
         # Tune's folder is for its driver alone: other nodes need it for checkpoints and artifacts, and there are none.
         # So it lies outside the run, whose folder may be gone for a while.
         with scratch("autotransfer-tune-") as folder:
@@ -351,8 +353,8 @@ def run(
                 if not searcher.over:
                     more |= {"desk": desk} if desk.late else {}
                     visit = tune.with_parameters(Visit, **{"context": context, **more})
-                    waiting = Waiting(notify, resources, deadline)
-                    _fit(searcher, tune.with_resources(visit, dict(resources)), workers, str(folder), waiting)
+                    waiting = Waiting(notify, share, deadline)
+                    _fit(searcher, tune.with_resources(visit, placed(share)), workers, str(folder), waiting)
             finally:
                 desk.close()
     if searcher.error is not None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from autotransfer import engine
 from autotransfer.config import Settings
+from autotransfer.resources import Share
 from autotransfer.search import ray_tune
 from autotransfer.search.jobs import Context, Generation, Job, SurveyJob
 from autotransfer.search.ledger import Ledger
@@ -40,7 +41,7 @@ def main(data: str, trials: int, workers: int) -> None:
             prepared=ready.prepared, manifest=ready.registry.manifest(), specs={}, weights={}, work=work, store=""
         )
         began = time.perf_counter()
-        ray_tune.run(_jobs(trials), context, Ledger(None, Path(work)), told, workers, {"cpu": 1.0})
+        ray_tune.run(_jobs(trials), context, Ledger(None, Path(work)), told, workers, Share.of(None))
         whole = time.perf_counter() - began
     first = 2 * WIDTH
     each = (at[-1] - at[first - 1]) / (len(at) - first)

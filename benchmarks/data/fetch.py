@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -106,7 +107,10 @@ def main() -> None:
     if given.out.exists() and any(given.out.iterdir()):
         parser.error(f"{given.out} is not empty")
     enough = partial(fashion, rows=given.rows or FASHION_ROWS)
-    pictures = {"tux": (TUX_PACKAGE, tux), "fashion": (FASHION_PACKAGE, enough)}
+    pictures: dict[str, tuple[str, Callable[[Path, Path], dict[str, int]]]] = {
+        "tux": (TUX_PACKAGE, tux),
+        "fashion": (FASHION_PACKAGE, enough),
+    }
     with tempfile.TemporaryDirectory() as folder:
         if given.name in pictures:
             package, lay_out = pictures[given.name]

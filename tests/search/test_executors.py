@@ -11,6 +11,7 @@ import pytest
 from autotransfer import engine
 from autotransfer.config import Settings
 from autotransfer.model import TransferModel
+from autotransfer.resources import Share
 from autotransfer.search import ray_tune
 from autotransfer.search.jobs import Context, Generation, SurveyJob
 from autotransfer.search.ledger import Ledger
@@ -127,7 +128,7 @@ def test_workers_live_as_long_as_the_search(stripes: Any, tmp_path: Path) -> Non
             yield [SurveyJob(backbone=name, rows=9) for name in names[start : start + 2]]
 
     ledger = Ledger(None, Path(context.work))
-    ray_tune.run(jobs(), context, ledger, engine.silent, 2, {"cpu": 1.0})
+    ray_tune.run(jobs(), context, ledger, engine.silent, 2, Share.of(None))
     assert all("slept" in r.reason for r in ledger.records.values())
     pids = [note.name.split("-")[0] for note in notes.iterdir()]
     assert (len(pids), len(set(pids))) == (12, 2)
