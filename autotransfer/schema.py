@@ -266,7 +266,8 @@ class TrialRecord:
     """One number, higher is better."""
     calibrated_loss: float | None = None
     """Mean negative log-likelihood of the validation rows, in nats, at the temperature of its logits that suits them
-    best; None for numbers and for several targets."""
+    best; classes count alike in it where they do in the metric. None for numbers, for several targets, and for a
+    training that made classes count alike where the metric does not."""
     epoch_seconds: float = 0.0
     """Of a pass over the training rows that trains a part of the backbone, evaluation left out; 0: there was none."""
     seconds: float = 0.0

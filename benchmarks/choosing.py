@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autotransfer.finish import answered, winning_network
-from autotransfer.schema import Recipe, TrialRecord
+from autotransfer.schema import Recipe, Training, TrialRecord
 from autotransfer.search.candidates import Proposer
 from autotransfer.search.jobs import RungJob, SurveyJob
 from autotransfer.search.judging import with_loss
 from autotransfer.tasks import make_task
+from autotransfer.tasks.metrics import EVEN
 from autotransfer.train.evaluate import arithmetic
 from benchmarks.economy.backbones import POOLS
 from benchmarks.economy.tasks import TASKS, home, lay_out
@@ -62,7 +64,7 @@ def outputs(task: str, seed: int) -> Path:
     given = {n: str(getattr(layout, n)) for n in ("train", "test", "heldout")} | {"metric": layout.metric, "seed": seed}
     bench, work = Bench.open(given, ids, test="heldout"), tempfile.mkdtemp()
     bench.worker.context = replace(bench.worker.context, work=work, store=f"{work}/store", store_bytes=10**10)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"metric": np.array(layout.metric)}
     try:
         for number, (recipe, features) in enumerate(_recipes(bench, ids)):
             held = _trained(bench, recipe, features, f"t{number:03d}")
@@ -108,18 +110,22 @@ def table(file: Path) -> list[str]:
     """Return a line for each number of validation rows: what each rule's choice scores on the rows that are left."""
     held = np.load(file)
     targets = torch.from_numpy(held["targets"])
-    answers = [torch.from_numpy(held[n]) for n in held.files if n != "targets"]
-    labels = [int(t) for t in targets]
-    task = make_task("multiclass" if len(set(labels)) > 2 else "binary", labels)
+    answers = [torch.from_numpy(held[n]) for n in held.files if n not in ("targets", "metric")]
+    labels, metric = [int(t) for t in targets], str(held["metric"])
+    task = make_task("multiclass" if len(set(labels)) > 2 else "binary", labels, metric)
     right = np.array([(a.argmax(1) == targets).numpy() for a in answers])
-    empty, rng, lines = TrialRecord(id="", recipe=Recipe(backbone="", strategy=""), status="done"), _rng(), []
+    training = Training(balance="logits" if metric in EVEN else "none")  # as the search's first choice has it
+    empty = TrialRecord(id="", recipe=Recipe(backbone="", strategy="", training=training), status="done")
+    rng, lines = _rng(), []
     for count in (n for n in VALIDATION if 2 * n <= len(labels)):
         found: dict[float, list[float]] = {w: [] for w in WINDOWS}
         most: list[float] = []
         for _ in range(DRAWS):
             rows = rng.permutation(len(labels))
             own, rest = rows[:count], rows[count:]
-            losses = np.array([with_loss(empty, task, a[own], targets[own]).calibrated_loss for a in answers])
+            losses = np.array(
+                [with_loss(empty, task, a[own], targets[own], targets[own]).calibrated_loss for a in answers]
+            )
             score, test = right[:, own].mean(1), right[:, rest].mean(1)
             for _ in range(CHOICES):
                 some = rng.choice(len(answers), min(RECIPES, len(answers) * 3 // 4), replace=False)
@@ -132,6 +138,14 @@ def table(file: Path) -> list[str]:
         cells = [f"{np.mean(v):.4f}" for v in found.values()]
         lines.append(f"| {file.stem} | {len(answers)} | {count} | {' | '.join(cells)} | {np.mean(most):.4f} |")
     return lines
+
+
+def _scores(right: np.ndarray, targets: Tensor, rows: np.ndarray, metric: str) -> np.ndarray:
+    """Return the score of each recipe on these rows: accuracy, or the mean over classes where they count alike."""
+    if metric not in EVEN:
+        return right[:, rows].mean(1)
+    classes = [rows[(targets[rows] == c).numpy()] for c in targets[rows].unique()]
+    return np.mean([right[:, own].mean(1) for own in classes], axis=0)
 
 
 def _rng() -> np.random.Generator:

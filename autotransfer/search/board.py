@@ -57,14 +57,13 @@ class Trial:
 
     @property
     def loss(self) -> float | None:
-        """Loss of its answers on the validation rows, once they are as sure as they should be; None for numbers."""
+        """Loss of its answers on the validation rows, once they are as sure as they should be; None: it has none."""
         return self.record.calibrated_loss
 
     @property
     def telling(self) -> bool:
-        """Whether its loss tells how good it is: it is whole, and meant for classes as frequent as they are."""
-        plain = self.candidate.recipe.training.balance == "none" and not self.record.shift
-        return self.record.status == "done" and plain and self.loss is not None
+        """Whether its loss tells how good it is: it is whole."""
+        return self.record.status == "done" and self.loss is not None
 
     @property
     def begins(self) -> str:

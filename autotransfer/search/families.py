@@ -73,7 +73,7 @@ def train_family(
     outputs = features[1] @ best.state.weight.T + best.state.bias
     record = _record(job, recipes[at], best, phases[0].epochs, scores_of(task, outputs, targets[1]))
     record = shifted(replace(record, checkpoint=folder.name), task, outputs, targets[1], targets[0])
-    return with_loss(record, task, outputs, targets[1])
+    return with_loss(record, task, outputs, targets[1], targets[0])
 
 
 def _record(

@@ -16,6 +16,8 @@ from autotransfer.search.gap import validation_odds
 from autotransfer.search.jobs import Context, RungJob
 from autotransfer.search.transferability.calibration import Link, fit_sharpness, link_of, negative_log_likelihood
 from autotransfer.search.transferability.domains import importance
+from autotransfer.tasks.metrics import EVEN
+from autotransfer.train.balance import class_weights, log_priors, row_weights
 from autotransfer.train.evaluate import predict
 
 if TYPE_CHECKING:
@@ -42,20 +44,33 @@ def weighted(
     return replace(record, objective=task.objective(task.scores(outputs[rows], targets[rows])))
 
 
-def with_loss(record: TrialRecord, task: Task, outputs: Tensor, targets: Tensor) -> TrialRecord:
+def with_loss(record: TrialRecord, task: Task, outputs: Tensor, targets: Tensor, training: Tensor) -> TrialRecord:
     """Return a record with the loss of its answers once they are as sure as they should be.
 
     One temperature is fitted to the rows (Guo et al. 2017): how sure a training made its network, which can be put
-    right afterwards and is, does not count; arguments as for :func:`weighted`.
+    right afterwards and is, does not count. Where the metric counts classes alike so does the loss: rows are weighted
+    by their class, and answers of a training that did not make classes count alike lose the logarithm of each class's
+    share (Menon et al. 2021). No loss is told where a recipe's answers are meant for other classes than the metric's.
+
+    Args:
+        record: of a rung.
+        task: of the data.
+        outputs: of its best weights on the validation rows, ``float32`` [N, K].
+        targets: of the same rows.
+        training: targets of the training rows.
     """
     if isinstance(task, Tasks) or not len(targets):
         return record
-    link = link_of(task, targets)
-    if link is Link.IDENTITY:
+    link, evened = link_of(task, targets), record.recipe.training.balance != "none"
+    even = link is Link.SOFTMAX and task.metric in EVEN
+    if link is Link.IDENTITY or (evened and not even):
         return record
-    logits, wanted = outputs.double()[None].cpu() + link.middle, task.survey_target(targets).cpu()
-    factor = fit_sharpness(logits, wanted, link, torch.ones(1, dtype=torch.float64))
-    return replace(record, calibrated_loss=float(negative_log_likelihood(logits, factor, wanted, link).mean()))
+    each = row_weights(class_weights(targets, task.outputs), targets).double().cpu() if even else None
+    usual = log_priors(training, task.outputs).cpu() if even and not evened else torch.zeros(())
+    logits, wanted = (outputs.cpu() - usual).double()[None] + link.middle, task.survey_target(targets).cpu()
+    factor = fit_sharpness(logits, wanted, link, torch.ones(1, dtype=torch.float64), each)
+    losses = negative_log_likelihood(logits, factor, wanted, link)[0]
+    return replace(record, calibrated_loss=float((losses if each is None else losses * each).mean()))
 
 
 def informed(

@@ -249,11 +249,11 @@ class Worker:
             notes=tuple(trainer.notes),
             checkpoint=job.checkpoint,
         )
-        held, train = trainer.job.validation, trainer.job.train.targets
+        held = trainer.job.validation
         if held is None:
             return record
-        record = with_loss(shifted(record, self.task, outputs, held.targets, train), self.task, outputs, held.targets)
-        return weighted(self.context, job, record, self.task, outputs, held.targets)
+        known = (self.task, outputs, held.targets, trainer.job.train.targets)
+        return weighted(self.context, job, with_loss(shifted(record, *known), *known), *known[:3])
 
     def _begun(self, job: RungJob) -> Trainer:
         """Return the training of a job where its last rung left it; at its start where that is lost, or is the first.

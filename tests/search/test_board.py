@@ -103,16 +103,13 @@ def test_few_rows_tell_no_more_than_they_can(
     assert board.chosen().startswith(f"{leads} won, and not {best.id}") or leading is best
 
 
-def test_balanced_and_shifted_trials_are_compared_by_their_score(tmp_path: Path) -> None:
+def test_trials_without_a_loss_are_compared_by_their_score(tmp_path: Path) -> None:
     board = _board(tmp_path, SURE, BEST, rows=60)
     first, best = board.trials
-    first.record = replace(first.record, shift=(0.1, -0.1))
-    assert board.leading() is best
-    first.record = replace(first.record, shift=())
     assert board.leading() is first
-    balanced = replace(RECIPE, training=replace(RECIPE.training, balance="logits"))
-    best.candidate = replace(best.candidate, recipe=balanced)
+    best.record = replace(best.record, calibrated_loss=None)
     assert board.leading() is best
+    assert board.chosen() == ""
 
 
 def test_checkpoints_of_what_may_yet_lead_are_kept(tmp_path: Path) -> None:

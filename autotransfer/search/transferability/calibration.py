@@ -62,7 +62,9 @@ def _losses(logits: Tensor, targets: Tensor, link: Link) -> Tensor:
     return (logits - targets).square().mean(-1)
 
 
-def fit_sharpness(predicted: Tensor, targets: Tensor, link: Link, start: Tensor | None = None) -> Tensor:
+def fit_sharpness(
+    predicted: Tensor, targets: Tensor, link: Link, start: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
     """Return 1 / temperature of each matrix, ``float64`` [L]: the factor with the least negative log-likelihood.
 
     Temperature scaling (Guo et al. 2017) on targets drawn in by 1 / (N + 2), as Platt (1999) does, so that N rows
@@ -74,23 +76,26 @@ def fit_sharpness(predicted: Tensor, targets: Tensor, link: Link, start: Tensor 
         targets: one-hot or 0-1 rows ``float64`` [N, K]; ignored for numbers, whose factor is 1.
         link: of the task.
         start: factors to begin at, [1] or [L].
+        weights: of the rows, of mean 1, ``float64`` [N]; None: all count alike.
     """
     count, rows, columns = predicted.shape
     if link is Link.IDENTITY or (columns < 2 and link is Link.SOFTMAX):
         return predicted.new_ones(count)
     drawn = 1.0 / (rows + 2)
     # What does not depend on the factor: the targets' part of the derivative, and the shifts that keep exp in range.
-    sums = [_wanted(part, own, drawn, link) for part, own in _parts(predicted, targets)]
-    wanted = torch.stack(sums).sum(0) / rows
+    each = predicted.new_ones(rows) if weights is None else weights
+    right = torch.cat([_wanted(part, own, drawn, link) for part, own in _parts(predicted, targets)], 1)
+    wanted = right @ each / rows
     peaks = predicted.amax(-1, keepdim=True) if link is Link.SOFTMAX else targets.new_full((1, rows, 1), link.middle)
     low, high = (predicted.new_full((count,), bound).log() for bound in (_LEAST, _MOST))
     at = (predicted.new_full((count,), _START) if start is None else start.expand(count)).log()
     for _ in range(_STEPS):
         factor = at.exp()
-        gradient, curvature = -wanted, predicted.new_zeros(count)
+        gradient, curvature, begin = -wanted, predicted.new_zeros(count), 0
         for part, peak in _parts(predicted, peaks, 1):
+            own = each[begin : begin + part.shape[1]] / rows
             first, second = _derivatives(part, peak, factor, link)
-            gradient, curvature = gradient + first / rows, curvature + second / rows
+            gradient, curvature, begin = gradient + first @ own, curvature + second @ own, begin + part.shape[1]
         low, high = torch.where(gradient < 0, at, low), torch.where(gradient < 0, high, at)
         # In the logarithm b of the factor: g_b = f g, h_b = f^2 h + f g; f alone cancels in the ratio.
         bend = factor * curvature + gradient
@@ -111,26 +116,25 @@ def _parts(predicted: Tensor, beside: Tensor, axis: int = 0) -> Iterator[tuple[T
 
 
 def _wanted(predicted: Tensor, targets: Tensor, drawn: float, link: Link) -> Tensor:
-    """Return the sum over rows of what the drawn-in targets expect of the predictions, [L]."""
+    """Return what the drawn-in targets of each row expect of its predictions, [L, n]."""
     columns = predicted.shape[-1]
     if link is Link.SIGMOID:
-        return ((predicted - link.middle) * (targets * (1 - 2 * drawn) + drawn)).sum((1, 2)) / columns
+        return ((predicted - link.middle) * (targets * (1 - 2 * drawn) + drawn)).sum(2) / columns
     right = (predicted * targets).sum(-1)
-    return ((1 - drawn) * right + drawn * (predicted.sum(-1) - right) / (columns - 1)).sum(1)
+    return (1 - drawn) * right + drawn * (predicted.sum(-1) - right) / (columns - 1)
 
 
 def _derivatives(predicted: Tensor, peak: Tensor, factor: Tensor, link: Link) -> tuple[Tensor, Tensor]:
-    """Return the first (but for the targets' part) and second derivative of the summed loss in the factor, [L]."""
+    """Return the first (but for the targets' part) and second derivative of each row's loss in the factor, [L, n]."""
     if link is Link.SIGMOID:
         shifted = predicted - peak
         chance = torch.sigmoid(shifted * factor[:, None, None])
         columns = predicted.shape[-1]
-        return (chance * shifted).sum((1, 2)) / columns, (chance * (1 - chance) * shifted.square()).sum(
-            (1, 2)
-        ) / columns
+        first, second = chance * shifted, chance * (1 - chance) * shifted.square()
+        return first.sum(2) / columns, second.sum(2) / columns
     weight = (predicted - peak).mul_(factor[:, None, None]).exp_()
     total = weight.sum(-1)
     weight = weight.mul_(predicted)
     mean = weight.sum(-1) / total
     square = weight.mul_(predicted).sum(-1) / total
-    return mean.sum(1), (square - mean.square()).sum(1)
+    return mean, square - mean.square()

@@ -50,6 +50,19 @@ def test_a_start_does_not_change_the_answer() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("link", [Link.SOFTMAX, Link.SIGMOID])
+def test_a_row_that_counts_three_times_is_three_rows(link: Link) -> None:
+    generator = torch.Generator().manual_seed(2)
+    y = functional.one_hot(torch.randint(3, (60,), generator=generator), 3).double()
+    predicted = (y + torch.randn(60, 3, dtype=torch.float64, generator=generator))[None]
+    often = torch.ones(60, dtype=torch.long)
+    often[::2] = 3
+    rows = torch.arange(60).repeat_interleave(often)
+    found = fit_sharpness(predicted, y, link, weights=often / often.double().mean())
+    # Targets are drawn in by one in so many rows, which are twice as many here.
+    torch.testing.assert_close(found, fit_sharpness(predicted[:, rows], y[rows], link), rtol=0.05, atol=0)
+
+
 def test_numbers_are_left_as_they_are() -> None:
     predicted = torch.randn(2, 5, 1, dtype=torch.float64)
     assert fit_sharpness(predicted, torch.zeros(5, 1), Link.IDENTITY).tolist() == [1.0, 1.0]
