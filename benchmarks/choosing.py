@@ -4,7 +4,8 @@
 
 Of each task some 50 recipes are trained once on 240 of its 300 rows (heads and fine-tunes on each backbone of
 ``economy/backbones.py``), and answer all rows that are held out. Then so many of these rows are drawn as validation
-rows, and 14 of the recipes; each rule chooses one of these by the validation rows, and gets its score on the others.
+rows, and 14 of the recipes; each rule chooses one of these by the validation rows, and gets its score on the others
+(of uneven classes balanced accuracy).
 Outputs lie in autotransfer's cache folder, so that other rules can be tried on them.
 """
 
@@ -140,7 +141,7 @@ def table(file: Path) -> list[str]:
     return lines
 
 
-def _scores(right: np.ndarray, targets: Tensor, rows: np.ndarray, metric: str) -> np.ndarray:
+def _scores(right: Any, targets: Tensor, rows: Any, metric: str) -> Any:
     """Return the score of each recipe on these rows: accuracy, or the mean over classes where they count alike."""
     if metric not in EVEN:
         return right[:, rows].mean(1)
