@@ -5,8 +5,9 @@
     python -m benchmarks.strategies --report
 
 A cell is one ``autotransfer fit`` of one strategy (three trials: its guaranteed or best expected values; without the
-baselines, which would compete), or of all of them (``search``: no budget, as a user calls it), on one backbone of the
-task's modality, with a cache of its own. A strategy that does not apply has an empty cell.
+baselines, which would compete), or of all of them (``search``: no budget, as a user calls it; ``search of three``: the
+same with a probe, partial and full fine-tuning alone), on one backbone of the task's modality, with a cache of its own.
+A strategy that does not apply has an empty cell.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ ALL = ("tux", "fashion", "digits", "movies", "fortunes", "glosses", "prompts", "
 LARGE = ("fashion-large", "glosses-large")
 SIZES = {200: ALL, 1000: ("fashion", "digits", "movies", "fortunes", "glosses"), 5000: LARGE}
 """Rows, and the tasks that have so many and some to hold out."""
-SEARCH = "search"
+SEARCH, THREE = "search", "search of three"
+SEARCHES = {SEARCH: "", THREE: "core/probe,core/partial,core/full"}
+"""Strategies of a search; empty: all."""
 SIX = ("core/surgical", "core/partial", "core/averaged", "core/depths", "core/lora", "core/lpft")
 """The best at 200 rows, by their mean rank."""
 FEWER = {1000: SIX, 5000: ("core/probe", "core/partial", "core/full")}
@@ -71,7 +74,9 @@ def measure(cell: Cell, layout: Layout) -> dict[str, Any]:
     command += ["--metric", layout.metric, "--plugin", str(PLUGIN), "--backbones", cell.backbone, "--offline", "--json"]
     command += ["--executor", "serial", "--seed", str(cell.seed), "--out", str(scratch / "run")]
     env = environment(scratch / "home")
-    if cell.strategy != SEARCH:
+    if cell.strategy in SEARCHES:
+        command += ["--strategies", SEARCHES[cell.strategy]] if SEARCHES[cell.strategy] else []
+    else:
         env["AUTOTRANSFER_DISABLE"] = ",".join(filter(None, [os.environ.get("AUTOTRANSFER_DISABLE"), "baselines"]))
         command += ["--strategies", cell.strategy, "--trials", str(cell.trials)]
     told = scratch / "told.json"
@@ -100,10 +105,10 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
     strategies = [s.id for s in Registry.discover([str(PLUGIN)]).strategies() if not s.baseline]
     for seed in map(int, _listed(given.seeds)):
         for rows in map(int, _listed(given.rows)):
-            wanted = _listed(given.strategies) or [*FEWER.get(rows, strategies), SEARCH]
+            wanted = _listed(given.strategies) or [*FEWER.get(rows, strategies), *SEARCHES]
             for task in _listed(given.tasks) or SIZES[rows]:
                 for name in wanted:
-                    trials = None if name == SEARCH else TRIALS
+                    trials = None if name in SEARCHES else TRIALS
                     backbone = BACKBONES[TASKS[task].modality]
                     yield Cell(task=task, rows=rows, seed=seed, strategy=name, backbone=backbone, trials=trials)
 
@@ -129,7 +134,7 @@ def report(results: Results) -> str:
     for rows in sorted({line["rows"] for line in lines}):
         found = [line for line in lines if line["rows"] == rows]
         tasks = [t for t in (*ALL, *LARGE) if any(line["task"] == t for line in found)]
-        names = sorted({line["strategy"] for line in found}, key=lambda n: (n == SEARCH, n))
+        names = sorted({line["strategy"] for line in found}, key=lambda n: (n in SEARCHES, n))
         parts += [f"| {rows} rows | {' | '.join(tasks)} | CPU s of its trials |", "|---" * (len(tasks) + 2) + "|"]
         for name in names:
             own = [line for line in found if line["strategy"] == name]
@@ -151,10 +156,13 @@ def _picked(lines: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for line in lines:
         groups.setdefault((line["task"], line["seed"]), []).append(line)
-    near, ratios = [], []
+    near, ratios, three = [], [], []
     for group in groups.values():
         search = next((x for x in group if x["strategy"] == SEARCH), None)
-        others = [x for x in group if x["strategy"] != SEARCH]
+        fewer = next((x for x in group if x["strategy"] == THREE), None)
+        others = [x for x in group if x["strategy"] not in SEARCHES]
+        if search is not None and fewer is not None:
+            three.append((search["cpu"] / fewer["cpu"], search["test"] - fewer["test"]))
         if search is None or not others:
             continue
         best = max(others, key=lambda x: float(x["test"]))
@@ -163,9 +171,16 @@ def _picked(lines: Sequence[Mapping[str, Any]]) -> str:
         ratios.append(search["cpu"] / sum(x["cpu"] for x in others))
     if not near:
         return "The search was not run beside the strategies yet."
+    more = (
+        f" Over a search of three strategies it costs {statistics.median(c for c, _ in three):.2f} (median of "
+        f"{len(three)}) and scores {100 * statistics.mean(t for _, t in three):+.1f} points (mean)."
+        if three
+        else ""
+    )
+    cost = f"it costs {statistics.median(ratios):.2f} of all strategies one by one.{more}"
     return (
         f"The search's model is within one standard error of the row's best strategy, on the held-out rows, in "
-        f"{sum(near)} of {len(near)} cells; it costs {statistics.median(ratios):.2f} of all strategies one by one."
+        f"{sum(near)} of {len(near)} cells; {cost}"
     )
 
 
@@ -178,7 +193,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", default="", help=f"of {', '.join(TASKS)}; all that have the rows")
     parser.add_argument("--rows", default="200", help=f"of {', '.join(map(str, SIZES))}")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--strategies", default="", help=f"ids, and {SEARCH} for all of them at once")
+    parser.add_argument("--strategies", default="", help=f"ids, and for all at once {SEARCH}, or {THREE}")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="only print the table")
     return parser.parse_args(arguments)
