@@ -202,9 +202,9 @@ class Worker:
         own, profile = with_stages(spec, job.recipe.stages), self.context.prepared.profile
         phases = [recipe_phases(strategy, profile, own, r)[0] for r in (job.recipe, *job.rivals)]
         targets = (self.rows(spec, "train").targets, self.rows(spec, "validation").targets)
-        folder = self.context.path(job.checkpoint)
+        start, folder = closed_form_head(file), self.context.path(job.checkpoint)
         with exact():
-            return train_family(job, phases, self.task, features, targets, closed_form_head(file), folder, self.tick)
+            return train_family(job, phases, self.task, profile, features, targets, start, folder, self.tick)
 
     def _rung(self, job: RungJob) -> TrialRecord:
         if ONLY in job.recipe.values and self.context.prepared.profile.targets != (job.recipe.values[ONLY],):
