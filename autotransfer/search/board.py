@@ -76,6 +76,11 @@ class Trial:
         return tuple(u for u in self.rungs[: self.done] if u is not None)
 
     @property
+    def baseline(self) -> bool:
+        """It transfers nothing."""
+        return self.id.startswith("b")
+
+    @property
     def alone(self) -> bool:
         """It serves one target of several, for comparison."""
         return self.id.startswith("s")
@@ -151,13 +156,15 @@ class Board:
     def leading(self) -> Trial | None:
         """Return the best trial so far: highest objective, then least loss, then the earlier one.
 
-        Of those that are about as good as that one, as far as so few rows can tell, it is the one with the least
-        calibrated loss: it says more of each row than whether its answer is right. Where answers on unlabeled rows
-        decide, they come first.
+        Of those that are about as good as that one, as far as so few rows can tell, a baseline is none where another
+        trial is one; of the rest it is the one with the least calibrated loss: it says more of each row than whether
+        its answer is right. Where answers on unlabeled rows decide, they come first.
         """
         scored = [t for t in self.trials if t.objective is not None and not t.alone]
         eligible = self.criterion.eligible([t.record for t in scored])
         alike = [t for t in scored if t.id in eligible]
+        if self.criterion.rows:
+            alike = [t for t in alike if not t.baseline] or alike
         best = max(alike, key=lambda t: (self._informed(t), *self._place(t)), default=None)
         if best is None or self.criterion.informed or not self.criterion.rows or not best.telling:
             return best
@@ -169,7 +176,7 @@ class Board:
         A baseline is whole at once. Trainings that it beat in their first epochs were not: the best is worth its end.
         """
         leading = self.leading()
-        if leading is None or not leading.id.startswith("b"):
+        if leading is None or not leading.baseline:
             return leading
         scored = [t for t in self.trials if t.objective is not None and t.counted]
         return max(scored, key=lambda t: (self._informed(t), *self._place(t)), default=leading)
@@ -184,10 +191,10 @@ class Board:
         if leading is None or best is None or leading is best or self.criterion.informed:
             return ""
         score, most = leading.objective or 0.0, best.objective or 0.0
+        why = "it transfers" if best.baseline else f"its loss is less, {leading.loss:.4f} against {best.loss:.4f}"
         return (
             f"{leading.id} won, and not {best.id}: of {self.criterion.rows} validation rows {score:.4f} is within one "
-            f"standard error ({self.criterion.slack(most):.4f}) of {most:.4f}, and its loss is less, "
-            f"{leading.loss:.4f} against {best.loss:.4f}"
+            f"standard error ({self.criterion.slack(most):.4f}) of {most:.4f}, and {why}"
         )
 
     def _informed(self, trial: Trial) -> float:
@@ -195,7 +202,7 @@ class Board:
 
         A baseline's tell nothing: it can be adapted to no other rows, and is as sure of what it never saw.
         """
-        if self.criterion.informed and trial.id.startswith("b"):
+        if self.criterion.informed and trial.baseline:
             return -1.0
         return trial.record.scores.get(SCORES, {}).get(NAME, -1.0) if self.criterion.informed else 0.0
 
@@ -226,7 +233,7 @@ class Board:
             return
         hopeful = self._hopeful()
         for trial in self.trials:
-            if not (trial.id.startswith("b") or trial.paused or trial is leading or trial.id in hopeful):
+            if not (trial.baseline or trial.paused or trial is leading or trial.id in hopeful):
                 for name in filter(None, (trial.record.checkpoint, trial.before)):
                     shutil.rmtree(self.context.path(name), ignore_errors=True)
 
@@ -234,7 +241,8 @@ class Board:
         """Return the ids of trials that may lead once a better one is found: no other is both better and surer."""
         eligible = self.criterion.eligible([t.record for t in self.trials if not t.alone])
         found, least = set[str](), float("inf")
-        for trial in sorted((t for t in self.trials if t.id in eligible and t.telling), key=self._place, reverse=True):
+        own = [t for t in self.trials if t.id in eligible and t.telling and not t.baseline]
+        for trial in sorted(own, key=self._place, reverse=True):
             if trial.loss is not None and trial.loss < least:
                 found.add(trial.id)
                 least = trial.loss

@@ -88,7 +88,11 @@ SURE, BETTER, BEST, FAR = ("t", 0.86, 0.3), ("t", 0.88, 0.4), ("t", 0.89, 0.9), 
         (60, [BETTER, SURE, BEST], (), "t002"),
         (60, [SURE, BETTER, ("t", 0.89, 0.3)], (), "t003"),  # equally sure, and better
         (60, [BEST, ("f", 0.88, 0.4)], (), "f002"),
-        (60, [("b", 0.88, 0.4), BEST], (), "b001"),
+        (60, [("b", 0.88, 0.4), BEST], (), "t002"),
+        (60, [("b", 0.89, 0.1), SURE], (), "t002"),  # a baseline about as good as what transfers is none
+        (60, [("b", 0.89, 0.1), SURE, FAR], ("done", "promoted", "done"), "t002"),
+        (60, [("b", 0.89, 0.1), FAR], (), "b001"),
+        (0, [("b", 0.89, 0.1), SURE], (), "b001"),
     ],
 )
 def test_few_rows_tell_no_more_than_they_can(
@@ -101,6 +105,16 @@ def test_few_rows_tell_no_more_than_they_can(
     best = max(board.trials, key=lambda t: t.standing)
     assert bool(board.chosen()) == (leading is not best)
     assert board.chosen().startswith(f"{leads} won, and not {best.id}") or leading is best
+
+
+def test_why_a_baseline_was_left_out_is_told(tmp_path: Path) -> None:
+    board = _board(tmp_path, ("b", 0.89, 0.1), SURE, BETTER, rows=60)
+    assert board.chosen() == (
+        "t002 won, and not b001: of 60 validation rows 0.8600 is within one standard error (0.0404) of 0.8900, "
+        "and it transfers"
+    )
+    board.tidy()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c0", "c1", "c2"]
 
 
 def test_trials_without_a_loss_are_compared_by_their_score(tmp_path: Path) -> None:
