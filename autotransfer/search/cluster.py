@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autotransfer.data.moved import carried, files, packed
@@ -93,8 +94,13 @@ def started(workers: int, share: Share) -> Iterator[None]:
         share: what one takes.
 
     Raises:
-        SearchError: Ray cannot be started, or no node has what one worker needs.
+        SearchError: Ray is too old or cannot be started, or no node has what one worker needs.
     """
+    if not hasattr(tune, "RunConfig"):  # what Tune's API had elsewhere before
+        raise SearchError(
+            f"Ray {ray.__version__} is too old; wanted 2.43 or later: pip install 'ray[tune]>=2.43', here and on all "
+            "nodes; executor='serial' works without it"
+        )
     own = not ray.is_initialized()
     if own:
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from autotransfer import engine
 from autotransfer.config import Settings
+from autotransfer.errors import SearchError
 from autotransfer.model import TransferModel
 from autotransfer.resources import Share
 from autotransfer.search import ray_tune
@@ -152,3 +153,11 @@ def _is_desk(process: Path, address: str) -> bool:
         return named and address.encode() in Path("/proc", raylet, "cmdline").read_bytes()
     except OSError:
         return False
+
+
+def test_a_ray_that_is_too_old_is_one_error(monkeypatch: pytest.MonkeyPatch, stripes: Any, toynet: str) -> None:
+    from ray import tune
+
+    monkeypatch.delattr(tune, "RunConfig")
+    with pytest.raises(SearchError, match=r"Ray .* is too old; wanted 2\.43 or later"):
+        engine.fit(Settings(data=stripes, plugins=[toynet], backbones="toynet/small", trials=1))
