@@ -19,7 +19,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,36 +152,45 @@ def _score(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _picked(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return how often the search ended within one standard error of the best strategy of its row."""
-    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    """Return what a search's choice is worth beside the strategies one by one, in sentences."""
+    groups: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
     for line in lines:
-        groups.setdefault((line["task"], line["seed"]), []).append(line)
-    near, ratios, three = [], [], []
-    for group in groups.values():
-        search = next((x for x in group if x["strategy"] == SEARCH), None)
-        fewer = next((x for x in group if x["strategy"] == THREE), None)
-        others = [x for x in group if x["strategy"] not in SEARCHES]
-        if search is not None and fewer is not None:
-            three.append((search["cpu"] / fewer["cpu"], search["test"] - fewer["test"]))
-        if search is None or not others:
-            continue
-        best = max(others, key=lambda x: float(x["test"]))
-        error = (best["test_interval"][1] - best["test_interval"][0]) / (2 * 1.96)
-        near.append(search["test"] >= best["test"] - error)
-        ratios.append(search["cpu"] / sum(x["cpu"] for x in others))
-    if not near:
+        groups.setdefault((line["task"], line["seed"]), {})[line["strategy"]] = line
+    searched = [g for g in groups.values() if SEARCH in g and len(g.keys() - SEARCHES.keys()) > 1]
+    if not searched:
         return "The search was not run beside the strategies yet."
-    more = (
-        f" Over a search of three strategies it costs {statistics.median(c for c, _ in three):.2f} (median of "
-        f"{len(three)}) and scores {100 * statistics.mean(t for _, t in three):+.1f} points (mean)."
-        if three
-        else ""
+    apart = [{n: x for n, x in g.items() if n not in SEARCHES} for g in searched]
+    best = [max(own.values(), key=lambda x: float(x["test"])) for own in apart]
+    errors = [(x["test_interval"][1] - x["test_interval"][0]) / (2 * 1.96) for x in best]
+    near = sum(g[SEARCH]["test"] >= x["test"] - e for g, x, e in zip(searched, best, errors, strict=True))
+    cost = statistics.median(
+        g[SEARCH]["cpu"] / sum(x["cpu"] for x in own.values()) for g, own in zip(searched, apart, strict=True)
     )
-    cost = f"it costs {statistics.median(ratios):.2f} of all strategies one by one.{more}"
-    return (
-        f"The search's model is within one standard error of the row's best strategy, on the held-out rows, in "
-        f"{sum(near)} of {len(near)} cells; {cost}"
-    )
+    everywhere = set.intersection(*(set(own) for own in apart))
+    fixed = max(everywhere, key=lambda n: _mean(own[n] for own in apart))
+    means = {
+        "the search": _mean(g[SEARCH] for g in searched),
+        "the strategy with the highest validation score": _mean(
+            max(own.values(), key=lambda x: float(x["validation"])) for own in apart
+        ),
+        f"{fixed}, the best one strategy for all of them": _mean(own[fixed] for own in apart),
+        "the best of each, which only hindsight knows": _mean(best),
+    }
+    told = [
+        "The search's model is within one standard error of the row's best strategy, on the held-out rows, in "
+        f"{near} of {len(searched)} cells; it costs {cost:.2f} of all strategies one by one.",
+        f"Mean test score of these cells: {', '.join(f'{n} {v:.3f}' for n, v in means.items())}.",
+    ]
+    both = [g for g in groups.values() if SEARCH in g and THREE in g]
+    if both:
+        ratio = statistics.median(g[SEARCH]["cpu"] / g[THREE]["cpu"] for g in both)
+        more = 100 * (_mean(g[SEARCH] for g in both) - _mean(g[THREE] for g in both))
+        told.append(f"Over a search of three strategies it costs {ratio:.2f} and scores {more:+.1f} points.")
+    return " ".join(told)
+
+
+def _mean(lines: Iterable[Mapping[str, Any]]) -> float:
+    return statistics.mean(float(x["test"]) for x in lines)
 
 
 def _listed(text: str) -> list[str]:
