@@ -161,7 +161,9 @@ class Trainer:
         self.average = self._trained_now() if chosen.averaging else {}
 
     def evaluate(self) -> None:
-        """Score the validation rows, keep the weights where they are the best so far.
+        """Score the validation rows, keep the weights where they are the best so far; of equal ones the later.
+
+        Few rows score many epochs equally, and the later of them were trained with smaller steps.
 
         Raises:
             TrialFailedError: the network's outputs are not finite.
@@ -177,14 +179,14 @@ class Trainer:
         if math.isnan(objective):
             raise TrialFailedError(f"the outputs on the validation rows are not finite after epoch {self.epochs:.2f}")
         self.curve.append(CurvePoint(epoch=self.epochs, train_loss=loss, objective=objective))
-        if self.best is None or objective > self.best[1] or self.job.strategy.unlabeled:
-            self.best, self.best_state, self.stale = (self.epochs, objective), self.snapshot(), 0
+        better = self.best is None or objective > self.best[1]
+        if self.best is None or objective >= self.best[1] or self.job.strategy.unlabeled:
+            self.best, self.best_state = (self.epochs, objective), self.snapshot()
             if overrides(self.job.strategy, "finish") and self.job.strategy.snapshots:
                 self.snapshots = [*self.snapshots, self.best_state][-self.job.strategy.snapshots :]
-        else:
-            self.stale += 1
-            if 0 < self.job.training.patience <= self.stale:
-                self.stopped = f"no better for {self.stale} evaluations"
+        self.stale = 0 if better or self.job.strategy.unlabeled else self.stale + 1
+        if 0 < self.job.training.patience <= self.stale:
+            self.stopped = f"no better for {self.stale} evaluations"
         if held:
             self.load(held)
 

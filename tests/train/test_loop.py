@@ -54,6 +54,33 @@ def test_training_lowers_the_loss_and_raises_the_score(toys: Any) -> None:
     assert trainer.best[1] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("scores", "patience", "best", "epochs"),
+    [
+        ([0.5, 0.7, 0.6, 0.7, 0.6], 0, 4, 5),  # of equal ones the later
+        ([0.5, 0.8, 0.7, 0.7, 0.6], 0, 2, 5),
+        ([0.5, 0.7, 0.7, 0.7, 0.9], 2, 4, 4),  # an equal one is no better
+        ([0.5, 0.7, 0.6, 0.8, 0.6], 2, 4, 5),
+    ],
+)
+def test_which_weights_are_kept_and_when_training_stops(
+    toys: Any, monkeypatch: pytest.MonkeyPatch, scores: list[float], patience: int, best: int, epochs: int
+) -> None:
+    trainer, told = toys.trainer([Phase(epochs=5, lr=0.02)], patience=patience), iter(scores)
+    states: list[dict[str, Tensor]] = []
+
+    def objective() -> float:
+        states.append(_state(trainer))
+        return next(told)
+
+    monkeypatch.setattr(trainer, "objective", objective)
+    trainer.run()
+    assert len(trainer.curve) == epochs
+    assert trainer.best == (best, scores[best - 1])
+    trainer.load_best()
+    assert _same(_state(trainer), states[best - 1])
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("stops", [(1, 2), (2, 3), (1, 4)])
 def test_stopping_and_going_on_changes_nothing(toys: Any, tmp_path: Path, optimizer: str, stops: Any) -> None:
