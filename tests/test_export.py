@@ -267,9 +267,11 @@ def test_a_fitted_baseline_is_refused_on_the_command_line_with_2(
     from autotransfer import engine
     from autotransfer.config import Settings
 
-    labels = np.array(["dark", "bright"])[np.arange(60) % 2]
-    images = (np.arange(60) % 2 * 150)[:, None, None, None] + np.zeros((60, 8, 8, 3))
-    images = (images + np.arange(60)[:, None, None, None]).astype(np.uint8)
+    # Each pixel tells a little, and what is pooled of a few convolutions nothing.
+    rng, sides = np.random.default_rng(0), np.arange(60) % 2
+    signs = rng.choice([-10, 10], (16, 16, 3)) * (2 * sides - 1)[:, None, None, None]
+    images = (128 + signs + rng.normal(0, 30, (60, 16, 16, 3))).clip(0, 255).astype(np.uint8)
+    labels = np.array(["even", "odd"])[sides]
     given = {"plugins": [toynet], "backbones": "toynet/small", "executor": "serial", "strategies": "core/probe"}
     out, space = tmp_path / "run", {"epochs": 1, "lr": 1e-6, "head_start": False}
     model = engine.fit(Settings(data=(images, labels), trials=1, space=space, out=out, **given))
