@@ -80,7 +80,7 @@ def resource_faults(resources: Any) -> list[str]:
             found.append(f"resources.{name} is {value!r:.60}; wanted a number, 0 or more")
         elif name == "cpus" and (not isinstance(value, int) or value < 1):
             found.append(f"resources.cpus is {value!r}; wanted a whole number, 1 or more")
-        elif name == "gpus" and value > 1 and value != int(value):
+        elif name == "gpus" and value > 1 and value % 1:  # of infinity it is no number, and true
             found.append(f"resources.gpus is {value!r}; wanted a whole number, or a part of one GPU")
         elif name == "step_seconds" and not value > 0:
             found.append(f"resources.step_seconds is {value!r}; wanted more than 0")

@@ -62,6 +62,7 @@ def test_defaults_with_data_are_right():
         ({"resources": {"gpus": -1}}, "resources.gpus is -1"),
         ({"resources": {"step_seconds": 0}}, "resources.step_seconds is 0"),
         ({"resources": {"gpus": 1.5}}, "resources.gpus is 1.5; wanted a whole number, or a part of one GPU"),
+        ({"resources": {"gpus": float("inf")}}, "resources.gpus is inf; wanted a whole number"),
         ({"resources": {"TPU": 1}}, "has no key 'TPU'; what nodes were started with beside goes under custom"),
         ({"resources": {"custom": 1}}, "resources.custom is 1; wanted names and amounts"),
         ({"resources": {"custom": {"CPU": 1}}}, "has the name 'CPU'; wanted cpus instead"),

@@ -91,7 +91,8 @@ def _leading(
     """Return which head is kept, by the rule that decides among trials (``board.Board.leading``).
 
     The best score of many heads on few rows is above all the luckiest: of 18 heads on 40 rows the least loss among
-    those within one standard error of it was .4 points better on other rows (mean of twelve cells).
+    those within one standard error of it was .5 points better on other rows (mean of twelve cells;
+    benchmarks/families.py).
     """
     order = sorted(range(len(heads)), key=lambda k: (-heads[k].objective, k))
     least = heads[order[0]].objective - slack(heads[order[0]].objective)
