@@ -91,7 +91,8 @@ def _trained(bench: Bench, recipe: Recipe, features: str) -> dict[str, Any]:
     found: dict[str, list[float]] = {"validation": [], "loss": [], "test": []}
     with arithmetic(recipe.threads, recipe.dtype, worker.device):
         trainer = worker.trainer(recipe, worker.context.path(features))
-        targets = (trainer.job.validation.targets, trainer.job.train.targets)  # type: ignore[union-attr]
+        assert trainer.job.validation is not None
+        targets = (trainer.job.validation.targets, trainer.job.train.targets)
         epochs = int(sum(p.epochs for p in trainer.job.phases))
         for epoch in range(1, epochs + 1):
             trainer.run(None if epoch == epochs else epoch)
