@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm
@@ -28,10 +28,10 @@ COMMON = 0.2
 a few trials tell whether fine-tuning pays here at all."""
 FULL_GAIN = 0.06
 """Expected gain of training all stages at the best lr ratio; measured 5 to 7 points on two texts tasks."""
-BEST_RATIO = -0.8
-"""log10 of the lr ratio at which it is expected: between .1 and .3."""
-RATIO_WIDTH = 0.8
-"""Decades from there over which the expectation falls to 60 %."""
+BEST_RATE = -3.55
+"""log10 of the backbone's learning rate at which it is expected, the mean of the trained stages: benchmarks/rates.py."""
+BELOW, ABOVE = 0.6, 0.4
+"""Decades below and above over which the expectation falls to 60 %: what is too high spoils the weights."""
 UNEVEN_LOSS = 0.05
 """Expected loss of not making classes count alike where that is a value of the recipe: the survey's head does."""
 LENGTHS = {
@@ -63,8 +63,8 @@ class Shape:
 
     trained: float
     """Largest share of the stages that a phase trains."""
-    ratio: float
-    """The backbone's lr / the head's, in that phase."""
+    rate: float
+    """The backbone's learning rate in that phase, the mean of its stages."""
     warm: bool
     """The head is a good one before the backbone is first trained."""
     uneven: bool = False
@@ -237,24 +237,33 @@ def shape_of(recipe: Recipe, phases: Sequence[Phase] | None) -> Shape:
     """Return the shape of a recipe: from its phases, or, where they are not known, as far as its values say."""
     started = bool(recipe.values.get("head_start", False))
     uneven = recipe.values.get("balance") == "none"
-    if phases is None:
-        trained = 1.0 if "lr_ratio" in recipe.values else 0.0
-        if recipe.freeze is not None and recipe.stages:
-            trained = 1.0 - recipe.freeze / len(recipe.stages)
-        return Shape(trained, _number(recipe, "lr_ratio", 1.0), started, uneven)
-    shares = [_share(p, len(recipe.stages)) for p in phases]
-    first, most = next((i for i, s in enumerate(shares) if s), 0), max(shares, default=0.0)
-    ratio = phases[shares.index(most)].lr_ratio if most else 1.0
-    return Shape(most, ratio, started or first > 0, uneven)
+    phases = _told(recipe) if phases is None else phases
+    count = len(recipe.stages)
+    found = [_trained(p, count) for p in phases]
+    first, most = next((i for i, f in enumerate(found) if f), 0), max(map(len, found), default=0)
+    if not most:
+        return Shape(0.0, 0.0, started or first > 0, uneven)
+    rates = next(f for f in found if len(f) == most)
+    return Shape(most / max(1, count), sum(rates) / most, started or first > 0, uneven)
 
 
-def _share(phase: Phase, stages: int) -> float:
-    """Return the share of the stages that a phase trains."""
-    if not phase.epochs:
-        return 0.0
-    if phase.stages is not None:
-        return len(phase.stages) / max(1, stages)
-    return 1.0 - phase.freeze / stages if phase.freeze and stages else float(not phase.freeze)
+def _told(recipe: Recipe) -> list[Phase]:
+    """Return the phase that a recipe's values tell of; none where they say nothing of the backbone."""
+    if "lr_ratio" not in recipe.values and recipe.freeze is None:
+        return []
+    lr, ratio, decay = (_number(recipe, n, d) for n, d in (("lr", 1e-3), ("lr_ratio", 1.0), ("layer_decay", 1.0)))
+    return [Phase(epochs=1.0, lr=lr, lr_ratio=min(1.0, ratio), layer_decay=decay, freeze=recipe.freeze)]
+
+
+def _trained(phase: Phase, stages: int) -> list[float]:
+    """Return the learning rates of the stages that a phase trains; that of one where they are not known."""
+    frozen = phase.freeze or 0
+    if not phase.epochs or (phase.stages is None and stages and frozen >= stages):
+        return []
+    count = max(1, stages)
+    chosen = range(min(frozen, count - 1), count) if phase.stages is None else phase.stages
+    own = phase.lr * phase.lr_ratio
+    return [phase.stage_lrs.get(str(s), own * phase.layer_decay ** (count - 1 - s)) for s in chosen]
 
 
 def expected_gain(shape: Shape) -> float:
@@ -262,8 +271,8 @@ def expected_gain(shape: Shape) -> float:
     lost = UNEVEN_LOSS * shape.uneven
     if not shape.trained:
         return -lost
-    away = (math.log10(shape.ratio) - BEST_RATIO) / RATIO_WIDTH
-    return FULL_GAIN * math.sqrt(shape.trained) * math.exp(-0.5 * away**2) - lost
+    away = math.log10(shape.rate) - BEST_RATE
+    return FULL_GAIN * math.sqrt(shape.trained) * math.exp(-0.5 * (away / (ABOVE if away > 0 else BELOW)) ** 2) - lost
 
 
 class _Names:
@@ -277,7 +286,7 @@ class _Names:
         """Return a point whose squared distance to another one is twice minus the logarithm of their correlation."""
         lr = math.log10(_number(recipe, "lr", 1e-3))
         # The rate of a backbone that does not move is no difference between two heads.
-        own = lr + math.log10(shape.ratio) if shape.trained else -4.0
+        own = math.log10(shape.rate) if shape.trained else -4.0
         values = {
             "trained": shape.trained,
             "backbone_lr": own,

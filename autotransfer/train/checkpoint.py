@@ -143,6 +143,7 @@ def load(trainer: Trainer, folder: Path) -> None:
     trainer.step, trainer.stale, trainer.micro = meta["step"], meta["stale"], meta["micro"]
     trainer.stopped, trainer.pristine, trainer.notes = meta["stopped"], meta["pristine"], list(meta["notes"])
     trainer.best = tuple(meta["best"]) if meta["best"] else None
+    trainer.settled = trainer.best is not None  # checkpoints are made where a rung ends
     trainer.curve = [from_json(CurvePoint, point) for point in meta["curve"]]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autotransfer.errors import TrialFailedError
-from autotransfer.strategy import FinishContext, Strategy
+from autotransfer.strategy import FinishContext, Strategy, overrides
 
 if TYPE_CHECKING:
     from autotransfer.train.loop import Trainer
@@ -22,6 +22,17 @@ class _TimeIsUp(TrialFailedError):
 def stays(strategy: Strategy) -> bool:
     """Return whether a last touch is kept whatever labelled rows say: they are from where it does not aim."""
     return strategy.unlabeled
+
+
+def takes_snapshots(strategy: Strategy) -> bool:
+    """Return whether a last touch chooses among the best weights so far."""
+    return overrides(strategy, "finish") and strategy.snapshots > 0
+
+
+def remember(trainer: Trainer) -> None:
+    """Keep the best weights, which were just found, for the last touch: as many as the strategy asks for."""
+    if takes_snapshots(trainer.job.strategy):
+        trainer.snapshots = [*trainer.snapshots, trainer.best_state][-trainer.job.strategy.snapshots :]
 
 
 def _context(trainer: Trainer, evaluate: Callable[[], float]) -> FinishContext:

@@ -45,7 +45,7 @@ class Trainer:
         """Epoch and objective of the best evaluation."""
         self.best_state: dict[str, Tensor] = {}
         self.snapshots: list[dict[str, Tensor]] = []
-        self.stale = 0
+        self.stale, self.settled = 0, False
         self.notes: list[str] = []
         self.stopped = ""
         self.micro = job.training.batch_size
@@ -100,7 +100,7 @@ class Trainer:
                 if time.time() > self.job.deadline:
                     return False
                 if self.step % self.per_epoch == 0 or self.step == segment.stop:
-                    self.evaluate()
+                    self.evaluate(annealed=self.step == segment.stop)
                     if self.stopped:
                         return True
         if not self.curve:
@@ -160,10 +160,11 @@ class Trainer:
         self.optimizer = make_optimizer(rows, job.training)
         self.average = self._trained_now() if chosen.averaging else {}
 
-    def evaluate(self) -> None:
-        """Score the validation rows, keep the weights where they are the best so far; of equal ones the later.
+    def evaluate(self, *, annealed: bool = True) -> None:
+        """Score the validation rows; keep the weights where they are the best so far, of equal ones the later.
 
-        Few rows score many epochs equally, and the later of them were trained with smaller steps.
+        In the midst of a rung the steps are large, and what they reach there is luck: where one has ended
+        (``annealed``), it counts alone, unless early stopping or a soup of epochs is wanted (benchmarks/epochs.py).
 
         Raises:
             TrialFailedError: the network's outputs are not finite.
@@ -179,11 +180,13 @@ class Trainer:
         if math.isnan(objective):
             raise TrialFailedError(f"the outputs on the validation rows are not finite after epoch {self.epochs:.2f}")
         self.curve.append(CurvePoint(epoch=self.epochs, train_loss=loss, objective=objective))
-        better = self.best is None or objective > self.best[1]
-        if self.best is None or objective >= self.best[1] or self.job.strategy.unlabeled:
+        every = self.job.training.patience > 0 or last_touch.takes_snapshots(self.job.strategy)
+        before = self.best[1] if self.best is not None and (every or self.settled or not annealed) else float("-inf")
+        better, due = objective > before, every or annealed or not self.settled
+        if due and (objective >= before or self.job.strategy.unlabeled):
             self.best, self.best_state = (self.epochs, objective), self.snapshot()
-            if overrides(self.job.strategy, "finish") and self.job.strategy.snapshots:
-                self.snapshots = [*self.snapshots, self.best_state][-self.job.strategy.snapshots :]
+            self.settled = self.settled or annealed
+            last_touch.remember(self)
         self.stale = 0 if better or self.job.strategy.unlabeled else self.stale + 1
         if 0 < self.job.training.patience <= self.stale:
             self.stopped = f"no better for {self.stale} evaluations"

@@ -55,16 +55,25 @@ def test_training_lowers_the_loss_and_raises_the_score(toys: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "patience", "best", "epochs"),
+    ("scores", "rungs", "patience", "best", "epochs"),
     [
-        ([0.5, 0.7, 0.6, 0.7, 0.6], 0, 4, 5),  # of equal ones the later
-        ([0.5, 0.8, 0.7, 0.7, 0.6], 0, 2, 5),
-        ([0.5, 0.7, 0.7, 0.7, 0.9], 2, 4, 4),  # an equal one is no better
-        ([0.5, 0.7, 0.6, 0.8, 0.6], 2, 4, 5),
+        ([0.5, 0.7, 0.6, 0.7, 0.6], [1, 2, 3, 4, 5], 0, 4, 5),  # of equal ones the later
+        ([0.5, 0.8, 0.7, 0.7, 0.6], [1, 2, 3, 4, 5], 0, 2, 5),
+        ([0.5, 0.9, 0.6, 0.9, 0.7], [3, 5], 0, 5, 5),  # in the midst of a rung the steps are large
+        ([0.5, 0.9, 0.7, 0.9, 0.6], [3, 5], 0, 3, 5),
+        ([0.5, 0.9, 0.6, 0.9, 0.5], [5], 0, 5, 5),
+        ([0.5, 0.7, 0.7, 0.7, 0.9], [5], 2, 4, 4),  # an equal one is no better; it stops in the midst of a rung
+        ([0.5, 0.7, 0.6, 0.8, 0.6], [5], 2, 4, 5),
     ],
 )
 def test_which_weights_are_kept_and_when_training_stops(
-    toys: Any, monkeypatch: pytest.MonkeyPatch, scores: list[float], patience: int, best: int, epochs: int
+    toys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    rungs: list[int],
+    patience: int,
+    best: int,
+    epochs: int,
 ) -> None:
     trainer, told = toys.trainer([Phase(epochs=5, lr=0.02)], patience=patience), iter(scores)
     states: list[dict[str, Tensor]] = []
@@ -74,11 +83,25 @@ def test_which_weights_are_kept_and_when_training_stops(
         return next(told)
 
     monkeypatch.setattr(trainer, "objective", objective)
-    trainer.run()
+    for until in rungs:
+        trainer.run(until)
     assert len(trainer.curve) == epochs
     assert trainer.best == (best, scores[best - 1])
     trainer.load_best()
     assert _same(_state(trainer), states[best - 1])
+
+
+def test_a_training_cut_off_in_its_first_rung_keeps_its_best_epoch(toys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, told = toys.trainer([Phase(epochs=5, lr=0.02)]), iter([0.5, 0.8, 0.6])
+
+    def objective() -> float:
+        if len(trainer.curve) == 2:
+            trainer.job.deadline = 0.0
+        return next(told)
+
+    monkeypatch.setattr(trainer, "objective", objective)
+    assert not trainer.run()
+    assert trainer.best == (2, 0.8)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
