@@ -1,11 +1,12 @@
-"""Which epoch of a training is kept: rules by the validation rows, scored on rows that no training saw.
+"""Which epoch of a training is kept, and at which learning rate: fine-tunes scored on rows that no training saw.
 
-    python -m benchmarks.epochs --tasks tux,fashion,digits,movies,fortunes,glosses --rows 200 --seeds 0,1
+    python -m benchmarks.epochs --tasks tux,fashion,digits,movies,fortunes,glosses --rows 200,1000 --seeds 0,1
 
-Three fine-tunes of one backbone a task are trained for their ten epochs; after each the validation rows and up to 500
-of the held-out rows are answered. One JSON line a training goes to the results file; a training that is there is not
-run again. The table tells each rule's mean held-out score over all trainings, and its gain over the first epoch of the
-highest score, with the standard error over trainings.
+Fine-tunes of one backbone a task are trained as a search trains them, rung by rung, each with its own schedule; after
+each epoch the validation rows and up to 600 of the held-out rows are answered. One JSON line a training goes to the
+results file; a training that is there is not run again. The tables tell each rule's mean held-out score over all
+trainings, and its gain over the last of the highest scores, with the standard error over trainings; and the held-out
+score by the backbone's learning rate, where all stages are trained at one.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from autotransfer.codec import Scalar, digest
-from autotransfer.schema import Recipe, TrialRecord
+from autotransfer.schema import Recipe
 from autotransfer.search.candidates import HEAD_START, Proposer
 from autotransfer.search.jobs import SurveyJob
-from autotransfer.search.judging import with_loss
+from autotransfer.search.prices import RUNGS
 from autotransfer.tasks.judged import scores_of
 from autotransfer.train.evaluate import arithmetic, predict
 from benchmarks.economy.cells import Results
@@ -35,13 +36,21 @@ from benchmarks.economy.tasks import TASKS, lay_out
 from benchmarks.economy.work import Bench
 from benchmarks.strategies import BACKBONES
 
-RESULTS, HELD = Path(__file__).with_name("epochs.jsonl"), 500
+RESULTS, HELD = Path(__file__).with_name("epochs.jsonl"), 600
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 RECIPES: Mapping[str, tuple[str, Mapping[str, Scalar]]] = {
     "full": ("core/full", {"lr": 1e-3, "lr_ratio": 0.1, "layer_decay": 0.75, HEAD_START: True}),
+    "full, high rate": ("core/full", {"lr": 3e-3, "lr_ratio": 0.3, "layer_decay": 0.75, HEAD_START: True}),
     "top third": ("core/partial", {"freeze_fraction": 0.67, "lr": 1e-3, "lr_ratio": 0.1, HEAD_START: True}),
-    "high rate": ("core/partial", {"freeze_fraction": 0.67, "lr": 3e-3, "lr_ratio": 0.3, HEAD_START: False}),
+    "top third, high rate": ("core/partial", {"freeze_fraction": 0.67, "lr": 3e-3, "lr_ratio": 0.3, HEAD_START: False}),
+    "top three quarters": ("core/partial", {"freeze_fraction": 0.25, "lr": 3e-3, "lr_ratio": 0.3, HEAD_START: True}),
+    "averaged": ("core/averaged", {"lr": 1e-3, "lr_ratio": 0.3, HEAD_START: True}),
+    **{
+        f"rate {rate:g}": ("core/full", {"lr": 3e-3, "lr_ratio": rate / 3e-3, "layer_decay": 1.0, HEAD_START: True})
+        for rate in RATES
+    },
 }
-WITHIN = (0.25, 0.5, 1.0)
+WITHIN = (0.5, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,52 +93,87 @@ def _recipe(bench: Bench, survey: Any, name: str) -> Recipe:
 
 
 def _trained(bench: Bench, recipe: Recipe, features: str) -> dict[str, Any]:
-    worker, empty = bench.worker, TrialRecord(id="", recipe=recipe, status="done")
+    worker = bench.worker
     held = worker.context.prepared.test
     order = np.random.default_rng(0).permutation(len(held))[:HELD]
     rows, task = worker.prepared(held[np.sort(order)], worker.context.specs[recipe.backbone]), worker.task
-    found: dict[str, list[float]] = {"validation": [], "loss": [], "test": []}
+    found: list[float] = []
     with arithmetic(recipe.threads, recipe.dtype, worker.device):
         trainer = worker.trainer(recipe, worker.context.path(features))
-        assert trainer.job.validation is not None
-        targets = (trainer.job.validation.targets, trainer.job.train.targets)
-        epochs = int(sum(p.epochs for p in trainer.job.phases))
-        for epoch in range(1, epochs + 1):
-            trainer.run(None if epoch == epochs else epoch)
-            found["validation"].append(trainer.curve[-1].objective)
-            found["loss"].append(with_loss(empty, task, trainer.outputs(), *targets).calibrated_loss or 0.0)
+        own = trainer.evaluate
+
+        def evaluate(*, annealed: bool = True) -> None:
+            own(annealed=annealed)
+            now = trainer._trained_now() if trainer.average else {}
+            trainer.load(trainer.average)
             answers = predict(trainer.job.network, rows, lambda: None)
-            found["test"].append(scores_of(task, answers, rows.targets)[task.name][task.metric])
-    return {"code": 0, "few": len(targets[0]), **{n: [round(v, 5) for v in own] for n, own in found.items()}}
+            trainer.load(now)
+            found.append(scores_of(task, answers, rows.targets)[task.name][task.metric])
+
+        trainer.evaluate = evaluate  # type: ignore[method-assign]
+        for until in (*RUNGS[:-1], None):
+            trainer.run(until)
+    assert trainer.job.validation is not None
+    scores = {"validation": [p.objective for p in trainer.curve], "test": found}
+    rounded = {n: [round(v, 4) for v in scores[n]] for n in scores}
+    return {"code": 0, "few": len(trainer.job.validation), **rounded}
 
 
 def kept(line: Mapping[str, Any]) -> dict[str, float]:
     """Return the held-out score of the epoch that each rule keeps."""
-    score, loss, test = (np.array(line[n]) for n in ("validation", "loss", "test"))
+    score, test = np.array(line["validation"]), line["test"]
     best = score.max()
     error = float(np.sqrt(max(0.0, best * (1 - best)) / line["few"]))
     near = {k: np.flatnonzero(score >= best - k * error - 1e-9) for k in (0.0, *WITHIN)}
-    rules = {"the first of the highest score": near[0.0][0], "the last of the highest score": near[0.0][-1]}
+    ends = np.array(RUNGS) - 1
+    rules = {"the last of the highest score": near[0.0][-1], "the first of the highest score": near[0.0][0]}
     rules |= {f"the last within {k:g} standard errors": near[k][-1] for k in WITHIN}
-    rules |= {f"the least loss within {k:g} standard errors": near[k][loss[near[k]].argmin()] for k in WITHIN}
-    rules |= {"the last": len(test) - 1, "the least loss": loss.argmin(), "the best, by hindsight": test.argmax()}
+    rules |= {
+        "the best end of a rung, the later of equal ones": ends[np.flatnonzero(score[ends] == score[ends].max())[-1]],
+        "the last": len(test) - 1,
+        "the best, by hindsight": int(np.argmax(test)),
+    }
     return {name: float(test[at]) for name, at in rules.items()}
 
 
 def table(results: Results) -> str:
-    """Return the rules' means in Markdown."""
-    lines = list(results.latest().values())
+    """Return the rules' means, and the scores by learning rate, in Markdown."""
+    lines = [x for x in results.latest().values() if x["recipe"] not in _rates()[3:]]  # far too high is no training
     parts = []
     for rows in sorted({line["rows"] for line in lines}):
         own = [kept(line) for line in lines if line["rows"] == rows]
         parts += [f"| {rows} rows, {len(own)} trainings | held-out score | gain, points |", "|---|---|---|"]
         for name in own[0]:
-            gains = [100 * (o[name] - o["the first of the highest score"]) for o in own]
+            gains = [100 * (o[name] - o["the last of the highest score"]) for o in own]
             error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
             mean = statistics.mean(o[name] for o in own)
             parts.append(f"| {name} | {mean:.4f} | {statistics.mean(gains):+.2f} +- {error:.2f} |")
         parts.append("")
-    return "\n".join(parts)
+    return "\n".join([*parts, *_by_rate(list(results.latest().values()))])
+
+
+def _rates() -> list[str]:
+    return [f"rate {rate:g}" for rate in RATES]
+
+
+def _by_rate(lines: list[dict[str, Any]]) -> list[str]:
+    """Return a table of cells and rates: after two epochs, and the best end of a rung."""
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for line in lines:
+        if line["recipe"] in _rates():
+            found.setdefault((line["task"], line["rows"], line["seed"]), {})[line["recipe"]] = line
+    if not found:
+        return []
+    parts = [f"| task, rows, seed | {' | '.join(_rates())} |", "|---" * (len(RATES) + 1) + "|"]
+    for (task, rows, seed), own in sorted(found.items()):
+        shown = [
+            f"{own[r]['test'][RUNGS[0] - 1]:.3f}, {kept(own[r])['the best end of a rung, the later of equal ones']:.3f}"
+            if r in own
+            else ""
+            for r in _rates()
+        ]
+        parts.append(f"| {task}, {rows}, {seed} | {' | '.join(shown)} |")
+    return parts
 
 
 def main() -> None:

@@ -264,7 +264,10 @@ class Proposer:
         found += self._named(best, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey winner")
         for name in ADAPTATIONS:
             found += self._named(
-                best, name, {"freeze_fraction": 0.0, **tuned, "lr_ratio": 0.1}, "the survey winner adapted to the unlabeled rows"
+                best,
+                name,
+                {"freeze_fraction": 0.0, **tuned, "lr_ratio": 0.1},
+                "the survey winner adapted to the unlabeled rows",
             )
         found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **tuned}, "survey winner, top third")
         found += self._named(best, "core/depths", {}, "one head on all depths of the survey winner")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
@@ -27,9 +27,9 @@ COMMON = 0.2
 """The same of what all recipes gain on these data: validation rows are easier or harder than those of the survey, and
 a few trials tell whether fine-tuning pays here at all."""
 FULL_GAIN = 0.06
-"""Expected gain of training all stages at the best lr ratio; measured 5 to 7 points on two texts tasks."""
+"""Expected gain of training all stages at the best learning rate; measured 5 to 7 points on two texts tasks."""
 BEST_RATE = -3.55
-"""log10 of the backbone's learning rate at which it is expected, the mean of the trained stages: benchmarks/rates.py."""
+"""log10 of the learning rate, a mean over the trained stages, at which it is expected (benchmarks/epochs.py)."""
 BELOW, ABOVE = 0.6, 0.4
 """Decades below and above over which the expectation falls to 60 %: what is too high spoils the weights."""
 UNEVEN_LOSS = 0.05

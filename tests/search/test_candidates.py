@@ -53,7 +53,7 @@ def test_the_default_recipe_of_the_static_winner_comes_first(registry: Registry)
         ("m/a", "core/depths"),
     ]
     assert found[0].values["layer_decay"] == 0.75
-    assert (found[2].freeze, found[2].values["lr_ratio"]) == (3, 0.1)
+    assert (found[2].freeze, found[2].values["lr_ratio"]) == (3, 0.3)
     assert found[3].stages == STAGES
 
 
