@@ -129,7 +129,9 @@ class Strategy:
     """True: it is made for unlabeled rows, and applies only where there are some. Its loss term sees a batch of them in
     each step, its last weights count and its last touch stays: labelled rows from elsewhere can judge neither."""
     snapshots: int = 8
-    """How many of the best weights so far ``finish`` is given; each is kept in memory and in every checkpoint."""
+    """How many of the best weights so far ``finish`` is given; each is kept in memory and in every checkpoint. Where it
+    is given some, weights after any epoch may be the best; else those at the end of a rung, where the learning rate has
+    fallen to 0."""
 
     def applies(self, profile: Profile, spec: BackboneSpec) -> Verdict:
         """Return whether this strategy suits the data and the backbone, and why not."""
