@@ -143,9 +143,9 @@ def test_what_earlier_runs_on_these_data_saw_fail_is_not_run_again(
 def test_the_best_of_an_earlier_run_on_these_data_is_tried_again(
     stripes: Any, toynet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space: dict[str, Any] = {"lr_ratio": [0.03, 0.1, 0.5]}
+    space: dict[str, Any] = {"lr_ratio": [0.03, 0.3, 0.5]}
     first = _fit(stripes, toynet, memory=False, trials=8, space=space).run.trials
-    odd = next(r for r in first if r.recipe.values.get("lr_ratio", 0.1) != 0.1)
+    odd = next(r for r in first if r.recipe.values.get("lr_ratio", 0.3) != 0.3)
     monkeypatch.setattr(Memory, "recall", lambda self, profile: [Observation(odd.recipe, 0.9, 0.03, here=True)])
     again = _fit(stripes, toynet, memory=True, trials=8, space=space).run
     (same,) = [r for r in again.trials if r.recipe == odd.recipe]
