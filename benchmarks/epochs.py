@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -110,9 +111,9 @@ def _trained(bench: Bench, recipe: Recipe, features: str) -> dict[str, Any]:
             trainer.load(now)
             found.append(scores_of(task, answers, rows.targets)[task.name][task.metric])
 
-        trainer.evaluate = evaluate  # type: ignore[method-assign]
-        for until in (*RUNGS[:-1], None):
-            trainer.run(until)
+        with patch.object(trainer, "evaluate", evaluate):
+            for until in (*RUNGS[:-1], None):
+                trainer.run(until)
     assert trainer.job.validation is not None
     scores = {"validation": [p.objective for p in trainer.curve], "test": found}
     rounded = {n: [round(v, 4) for v in scores[n]] for n in scores}

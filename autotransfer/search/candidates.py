@@ -258,18 +258,15 @@ class Proposer:
             return []
         best, others = self.order[0], self.order[1 : self.heads]
         static = self.static if self.static in self.specs else best
-        tuned: dict[str, Scalar] = {"lr": 1e-3, "lr_ratio": 0.3, HEAD_START: True, TASK_WEIGHTS: EQUAL}
+        tuned: dict[str, Scalar] = {"lr": 1e-3, HEAD_START: True, TASK_WEIGHTS: EQUAL}
+        fine = {"lr_ratio": 0.3, **tuned}  # best on most of fifteen cells: benchmarks/epochs.py
         found: list[Candidate] = []
-        found += self._named(static, "core/full", {"layer_decay": 0.75, **tuned}, "default recipe")
+        found += self._named(static, "core/full", {"layer_decay": 0.75, **fine}, "default recipe")
         found += self._named(best, "core/probe", {"lr": 3e-3, "weight_decay": 0.1}, "heads on the survey winner")
         for name in ADAPTATIONS:
-            found += self._named(
-                best,
-                name,
-                {"freeze_fraction": 0.0, **tuned, "lr_ratio": 0.1},
-                "the survey winner adapted to the unlabeled rows",
-            )
-        found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **tuned}, "survey winner, top third")
+            whole = {"freeze_fraction": 0.0, "lr_ratio": 0.1, **tuned}
+            found += self._named(best, name, whole, "the survey winner adapted to the unlabeled rows")
+        found += self._named(best, "core/partial", {"freeze_fraction": 0.67, **fine}, "survey winner, top third")
         found += self._named(best, "core/depths", {}, "one head on all depths of the survey winner")
         for id in others:
             near = "one of the survey's best"

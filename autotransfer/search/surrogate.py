@@ -252,18 +252,18 @@ def _told(recipe: Recipe) -> list[Phase]:
     if "lr_ratio" not in recipe.values and recipe.freeze is None:
         return []
     lr, ratio, decay = (_number(recipe, n, d) for n, d in (("lr", 1e-3), ("lr_ratio", 1.0), ("layer_decay", 1.0)))
-    return [Phase(epochs=1.0, lr=lr, lr_ratio=min(1.0, ratio), layer_decay=decay, freeze=recipe.freeze)]
+    freeze = recipe.freeze if recipe.stages else None
+    return [Phase(epochs=1.0, lr=lr, lr_ratio=min(1.0, ratio), layer_decay=decay, freeze=freeze)]
 
 
 def _trained(phase: Phase, stages: int) -> list[float]:
     """Return the learning rates of the stages that a phase trains; that of one where they are not known."""
-    frozen = phase.freeze or 0
-    if not phase.epochs or (phase.stages is None and stages and frozen >= stages):
+    frozen, count, own = phase.freeze or 0, max(1, stages), phase.lr * phase.lr_ratio
+    chosen = range(frozen, count) if phase.stages is None else phase.stages
+    if not phase.epochs or (frozen and not stages):
         return []
-    count = max(1, stages)
-    chosen = range(min(frozen, count - 1), count) if phase.stages is None else phase.stages
-    own = phase.lr * phase.lr_ratio
-    return [phase.stage_lrs.get(str(s), own * phase.layer_decay ** (count - 1 - s)) for s in chosen]
+    rates = [phase.stage_lrs.get(str(s), own * phase.layer_decay ** (count - 1 - s)) for s in chosen]
+    return [r for r in rates if r > 0]
 
 
 def expected_gain(shape: Shape) -> float:

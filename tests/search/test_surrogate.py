@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,15 @@ def test_before_any_trial_more_trained_stages_and_a_middle_rate_promise_more() -
         ([Phase(epochs=9, stages=(1,), lr_ratio=0.3)], Shape(0.25, 3e-4, True)),
         ([Phase(epochs=9, parameters="bias", lr_ratio=0.3)], Shape(1.0, 3e-4, True)),
         ([Phase(epochs=2, freeze=3, lr_ratio=0.5), Phase(epochs=2, freeze=0, lr_ratio=0.2)], Shape(1.0, 2e-4, True)),
+        ([Phase(epochs=9, lr_ratio=0.4, layer_decay=0.5)], Shape(1.0, 1e-4 * 7.5 / 4, True)),
+        ([Phase(epochs=9, stage_lrs={"0": 0.0, "1": 0.0, "2": 3e-4, "3": 1e-4})], Shape(0.5, 2e-4, True)),
+        ([Phase(epochs=9, stage_lrs={str(n): 0.0 for n in range(4)})], Shape(0.0, 0.0, True)),
     ],
 )
 def test_the_shape_of_a_recipe_is_that_of_its_phases(phases: list[Phase], shape: Shape) -> None:
     found = shape_of(_recipe(lr_ratio=0.9), phases)
-    assert (found.trained, found.warm) == (shape.trained, shape.warm)
     assert found.rate == pytest.approx(shape.rate)
+    assert replace(found, rate=shape.rate) == shape
 
 
 def test_a_head_that_is_trained_first_is_warm_whatever_its_start() -> None:
