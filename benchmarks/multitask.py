@@ -121,7 +121,7 @@ def recipe_of(context: Context, registry: Registry, record: Any, freeze: float) 
     """Return the recipe that all arms share."""
     (spec,) = context.specs.values()
     space = Space(context.prepared.profile, context.specs, registry.strategies(), seed=context.seed)
-    values: dict[str, Scalar] = {"freeze_fraction": freeze, "lr": 1e-3, "lr_ratio": 0.1, HEAD_START: True}
+    values: dict[str, Scalar] = {"freeze_fraction": freeze, "lr": 1e-3, "lr_ratio": 0.3, HEAD_START: True}
     made = space.recipe(replace(spec, stages=record.stages), registry.strategy("core/partial"), values)
     return replace(made, dtype="float32")
 
