@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 RUNGS = (2, 5, EPOCHS)
 """Epochs at which recipes that move the backbone are compared, counted from the first that moves it."""
+LEAST_STEPS = 80
+"""Steps before the first comparison: after fewer a fine-tune that will be good stands no better than its own head
+(benchmarks/README.md, Strategies)."""
 
 
 @dataclass
@@ -51,12 +54,17 @@ class Prices:
         return self.costs.moves(spec_id(recipe), self.phases(recipe))
 
     def rungs(self, recipe: Recipe) -> tuple[int | None, ...]:
-        """Return the epochs at which a recipe is compared; None is the end."""
+        """Return the epochs at which a recipe is compared; None is the end.
+
+        With few rows the first rung is left out: there its epochs are too few steps to tell recipes apart.
+        """
         id, phases = spec_id(recipe), self.phases(recipe)
         if not self.costs.moves(id, phases):
             return (None,)
         alone, total = self.costs.alone(id, phases), sum(p.epochs for p in phases)
-        return (*(alone + r for r in RUNGS[:-1] if alone + r < total), None)
+        per_epoch = self.profile.train / recipe.training.batch_size
+        early = [r for r in RUNGS[:-2] if r * per_epoch >= LEAST_STEPS]
+        return (*(alone + r for r in (*early, RUNGS[-2]) if alone + r < total), None)
 
     def first(self, recipe: Recipe) -> float:
         """Return the predicted cost until a recipe has its first score."""
@@ -69,7 +77,9 @@ class Prices:
         Where later phases train more than the first ones, as in gradual unfreezing, it is that rung's share of the
         whole: else they would seem cheap for what they promise.
         """
-        return max(self.first(recipe), self.end(recipe, 0.0) * RUNGS[0] / EPOCHS)
+        begins, alone = self.rungs(recipe)[0], self.costs.alone(spec_id(recipe), self.phases(recipe))
+        share = 1.0 if begins is None else (begins - alone) / EPOCHS
+        return max(self.first(recipe), self.end(recipe, 0.0) * share)
 
     def rest(self, trial: Trial) -> float:
         """Return the predicted cost of a trial's next rung."""

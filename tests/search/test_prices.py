@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autotransfer.profiles import Profile
-from autotransfer.schema import CutReport, Phase, Recipe, SurveyRecord, TrialRecord
+from autotransfer.schema import CutReport, Phase, Recipe, SurveyRecord, Training, TrialRecord
 from autotransfer.search.board import Board
 from autotransfer.search.candidates import FAMILY
 from autotransfer.search.costs import Costs
@@ -58,8 +58,9 @@ def prices() -> Prices:
     return Prices(context, PROFILE, registry, Costs(PROFILE, lambda: [record], clock=False))
 
 
-def recipe(name: str, **values: Any) -> Recipe:
-    return Recipe(backbone="m/a", strategy=f"toy/{name}", values=values, stages=STAGES)
+def recipe(name: str, batch_size: int = 2, **values: Any) -> Recipe:
+    training = Training(batch_size=batch_size)
+    return Recipe(backbone="m/a", strategy=f"toy/{name}", values=values, stages=STAGES, training=training)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,15 @@ def test_rungs_are_counted_from_where_the_backbone_first_moves(
 ) -> None:
     assert prices.rungs(recipe(name)) == rungs
     assert prices.moves(recipe(name)) == (name != "head")
+
+
+@pytest.mark.parametrize(("name", "rungs"), [("plain", (5, None)), ("probed", (9, None)), ("head", (None,))])
+def test_where_two_epochs_are_few_steps_they_are_not_compared(
+    prices: Prices, name: str, rungs: tuple[int | None, ...]
+) -> None:
+    assert prices.rungs(recipe(name, batch_size=3)) == rungs  # 67 steps
+    assert prices.weighed(recipe(name, batch_size=3)) == prices.first(recipe(name, batch_size=3))
+    assert len(prices.rungs(recipe(name, batch_size=32))) == len(rungs)  # 5 epochs are 16 steps: once they are
 
 
 def test_the_first_rung_of_a_training_that_begins_with_the_head_costs_what_moves(prices: Prices) -> None:
