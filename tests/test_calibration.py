@@ -72,7 +72,7 @@ def fitted(stripes: Any, toynet: str, out: Path | None = None) -> TransferModel:
     rng = np.random.default_rng(0)
     wrong = np.where(rng.random(len(labels)) < 0.3, rng.permutation(labels), labels)
     # With patience any epoch may be kept, those that overfit too.
-    space = {"epochs": 30, "lr": 1e-2, "lr_ratio": 1.0, "label_smoothing": 0.0, "patience": 30}
+    space = {"epochs": 60, "lr": 1e-2, "lr_ratio": 1.0, "label_smoothing": 0.0, "patience": 60}
     given = {"plugins": [toynet], "backbones": "toynet/small", "executor": "serial", "strategies": "core/full"}
     return engine.fit(Settings(data=(images, wrong), trials=1, space=space, out=out, **given))
 

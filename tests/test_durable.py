@@ -33,9 +33,9 @@ from autotransfer.search.ledger import read_ledger
 ROOT = Path(__file__).parents[1]
 MARK = "AUTOTRANSFER_TESTS_DURABLE"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-CHOSEN: dict[str, Any] = {"strategies": "core/full", "trials": 3, "seed": 1, "space": {"epochs": [4]}}
-STEPS = 30
-"""Training steps of one process after which an armed network kills it: a first rung has 24 of them."""
+CHOSEN: dict[str, Any] = {"strategies": "core/full", "trials": 3, "seed": 1, "space": {"epochs": [7]}}
+STEPS = 66
+"""Training steps of one process after which an armed network kills it: a first rung has 60 of them."""
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def _pictures(root: Path, stripes: Any) -> Path:
 
 def _command(data: Path, plugin: Path, out: Path, *more: str) -> list[str]:
     flags = ["--plugin", str(plugin), "--backbones", "deadly/net", "--strategies", CHOSEN["strategies"]]
-    flags += ["--trials", "3", "--seed", "1", "--space", "{epochs: [4]}", "--out", str(out), "--json"]
+    flags += ["--trials", "3", "--seed", "1", "--space", "{epochs: [7]}", "--out", str(out), "--json"]
     return [sys.executable, "-m", "autotransfer", "fit", str(data), *flags, *more]
 
 
