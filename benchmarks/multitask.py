@@ -127,7 +127,7 @@ def recipe_of(context: Context, registry: Registry, record: Any, freeze: float) 
 
 
 def trained(worker: Worker, recipe: Recipe, features: str, name: str) -> tuple[Evaluation, float]:
-    """Return the scores on the held-out rows and the CPU-seconds of a training, rung by rung as in a search."""
+    """Return the scores on the held-out rows and the CPU-seconds of a training, in the rungs that many rows have."""
     context, registry = worker.context, worker.registry
     job = RungJob(id=name, recipe=recipe, survey=features)
     ends: tuple[int | None, ...] = (*RUNGS[:-1], None) if recipe.freeze is not None else (None,)
@@ -187,7 +187,7 @@ def tables(lines: list[dict[str, Any]]) -> list[str]:
         rows = f"{own[0]['train']} training rows, {own[0]['test']} held-out rows, {len(seeds)} seeds"
         found += [f"\n{data}, {labels} of the labels ({own[0]['backbone']}, {rows})\n"]
         found += [
-            f"| arm | {' | '.join(names)} | mean skill | less alone | CPU s |",
+            f"| arm | {' | '.join(names)} | mean skill | minus alone | CPU s |",
             f"|---|{'---|' * (len(names) + 3)}",
         ]
         apart = {one["seed"]: one for one in own if one["arm"] == "alone"}
